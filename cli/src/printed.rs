@@ -42,9 +42,11 @@ fn commands(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// The text of a source as it is printed: without comments, and with lines joined where a string goes on in the next one.
+/// The text of a source as it is printed: without comments and unit tests, and with lines joined where a string goes on in the next
+/// one.
 fn printed(source: &str) -> String {
     let mut joined = String::new();
+    let source = source.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     let lines = source.lines().map(str::trim).filter(|line| !line.starts_with("//"));
     for line in lines {
         match line.strip_suffix('\\') {

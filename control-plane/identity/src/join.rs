@@ -25,7 +25,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::{Identity, Peer, Role, certificate};
+use crate::{Identity, Peer, Role, certificate, texts};
 
 /// The protocol that a process without a certificate offers, and no other one.
 const PROTOCOL: &[u8] = b"meridian-join/1";
@@ -75,10 +75,7 @@ pub struct Token {
 
 /// The text is no token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "this is no token; `meridian cert token --role KIND/NAME --reason WHY` makes one for a process, and \
-     `meridian operator-token NAME --roles ROLE --for TIME --root FILE` one for a program"
-)]
+#[error("{}", texts::no_token())]
 pub struct BadToken;
 
 /// The hash of a secret: all that is kept of it.

@@ -9,7 +9,7 @@ use topology::{
     document::{self, Guide},
 };
 
-use crate::{Grant, PeerId, Role};
+use crate::{Grant, PeerId, Role, texts};
 
 /// A token of operators.toml.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -39,12 +39,10 @@ pub struct OperatorTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Unrecognised {
     /// No such token, or another name than its own.
-    #[error("the token is not known; it must stand in operators.toml of the control plane, under its name")]
+    #[error("{}", texts::unknown_token())]
     Unknown,
     /// It has ended.
-    #[error(
-        "the token has ended; make another with `meridian operator-token NAME --roles ROLE --for TIME --root FILE`"
-    )]
+    #[error("{}", texts::token_ended())]
     Ended,
 }
 

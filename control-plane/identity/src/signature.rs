@@ -15,6 +15,7 @@ use crate::{
     Peer,
     certificate::verified,
     files::{FileError, Files},
+    texts,
 };
 
 /// One scheme for each kind of key that TLS 1.3 knows (RFC 8446 §4.2.3).
@@ -41,10 +42,10 @@ pub enum Unsigned {
     #[error(transparent)]
     File(#[from] FileError),
     /// The key.
-    #[error("the key of this process signs nothing: {0}")]
+    #[error("{}", texts::key_signs_nothing(.0))]
     Key(String),
     /// The files are being exchanged.
-    #[error("the certificate and the key of this process do not fit each other right now; try again")]
+    #[error("{}", texts::files_in_exchange())]
     Unfit,
 }
 
@@ -52,10 +53,10 @@ pub enum Unsigned {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadSignature {
     /// Its certificate.
-    #[error("the certificate of the signature does not lead to a trusted root")]
+    #[error("{}", texts::signer_untrusted())]
     Untrusted,
     /// The time of the statement.
-    #[error("{id} signed it at {at:#} UTC, and its certificate was valid from {from:#} to {until:#} UTC")]
+    #[error("{}", texts::signed_out_of_date(id, *at, *from, *until))]
     OutOfDate {
         /// The signer.
         id: String,
@@ -67,7 +68,7 @@ pub enum BadSignature {
         until: Moment,
     },
     /// The signature itself.
-    #[error("the signature is not one of {0} for this statement")]
+    #[error("{}", texts::forged(.0))]
     Forged(String),
 }
 

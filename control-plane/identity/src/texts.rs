@@ -234,6 +234,44 @@ pub(crate) fn only_operators() -> String {
     format!("only operators do that; use an operator's certificate ({LOGIN})")
 }
 
+// Tokens and signatures.
+
+pub(crate) fn unknown_token() -> &'static str {
+    "the token is not known; it must stand in operators.toml of the control plane, under its name"
+}
+
+pub(crate) fn token_ended() -> &'static str {
+    "the token has ended; make another with `meridian operator-token NAME --roles ROLE --for TIME --root FILE`"
+}
+
+pub(crate) fn no_token() -> &'static str {
+    "this is no token; `meridian cert token --role KIND/NAME --reason WHY` makes one for a process, and \
+     `meridian operator-token NAME --roles ROLE --for TIME --root FILE` one for a program"
+}
+
+pub(crate) fn key_signs_nothing(why: &str) -> String {
+    format!("the key of this process signs nothing: {why}; issue a new one with {ISSUE}")
+}
+
+pub(crate) fn files_in_exchange() -> &'static str {
+    "the certificate and the key of this process do not fit each other right now; try again"
+}
+
+pub(crate) fn signer_untrusted() -> &'static str {
+    "the certificate of the signature does not lead to a trusted root; name the right roots with --trust FILE"
+}
+
+pub(crate) fn signed_out_of_date(id: &str, at: Moment, from: Moment, until: Moment) -> String {
+    format!(
+        "{id} signed it at {at:#} UTC, and its certificate was valid from {from:#} to {until:#} UTC; do not believe it, and ask for \
+         another head (`meridian audit head`)"
+    )
+}
+
+pub(crate) fn forged(id: &str) -> String {
+    format!("the signature is not one of {id} for this statement; do not believe it, and find out who wrote it")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +307,12 @@ mod tests {
             VANTAGES_REPORT,
             EDGES_CALL_STACKS,
             OTHER_REGION_SERVES,
+            TOO_MANY_JOIN,
+            unknown_token(),
+            token_ended(),
+            no_token(),
+            files_in_exchange(),
+            signer_untrusted(),
         ];
         let sentences = [
             file_failed("read", "identity.key", "no such file"),
@@ -289,6 +333,9 @@ mod tests {
             issuer_does_not_fit("keys differ"),
             bad_request("no PEM"),
             life_out_of_range(at, at),
+            key_signs_nothing("a length is wrong"),
+            signed_out_of_date("control-plane/cp-1", at, at, at),
+            forged("control-plane/cp-1"),
             peer_has_no_certificate(),
             peer_lost_its_root(),
             peer_of_other_zone("edge/a", "voice.example"),

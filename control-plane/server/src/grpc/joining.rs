@@ -25,6 +25,7 @@ use crate::{
     operators::Operators,
     records::{self, JoinToken, KeptToken, RecordError},
     store::Store,
+    texts::{calls, joining as texts},
 };
 
 /// Longest request for a certificate, in bytes: one with an RSA key of 4,096 bits has a third of it.
@@ -42,10 +43,6 @@ pub(crate) struct JoiningService {
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 }
 
-/// What to say to whoever shows a token that is not there.
-const UNKNOWN: &str = "the token is not known: it was used, it has ended, or it is another deployment's; an admin makes another with \
-                       `meridian cert token --role KIND/NAME --reason WHY`";
-
 #[tonic::async_trait]
 impl Joining for JoiningService {
     async fn join(&self, request: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {
@@ -54,7 +51,7 @@ impl Joining for JoiningService {
         let v1::JoinRequest { secret, role, request } = request.into_inner();
         bounded(&request)?;
         let refuse = |why: String| {
-            let text = format!("a process at {source} may not join as {role:.100}: {why}");
+            let text = texts::may_not_join(&source, &role, &why);
             self.accesses.refused_to_join(&text);
             Status::permission_denied(why)
         };
@@ -64,7 +61,7 @@ impl Joining for JoiningService {
         let found = records::join_token(self.store.as_ref(), &join::hash(&secret)).await;
         let kept = found
             .map_err(|error| unread(&error))?
-            .ok_or_else(|| refuse(UNKNOWN.to_owned()))?;
+            .ok_or_else(|| refuse(texts::unknown_token().to_owned()))?;
         self.check(&kept, &asked).map_err(refuse)?;
         let id = self.id(asked.clone());
         let leaf = move |left: Duration| Leaf {
@@ -72,8 +69,8 @@ impl Joining for JoiningService {
             ..Leaf::of(id)
         };
         let (signed, trust) = self.sign(leaf, request).await?;
-        let new = ca::peer_of(&signed).ok_or_else(|| Status::internal("the certificate cannot be read"))?;
-        let text = format!("{asked} joined with a token of {}", kept.token.by);
+        let new = ca::peer_of(&signed).ok_or_else(|| Status::internal(texts::unreadable_certificate()))?;
+        let text = texts::joined(&asked, &kept.token.by);
         let joined = Access {
             principal: Some(principal_of(&new, &source)),
             ..self.accesses.once(AccessKind::Joined, None, &text)
@@ -81,7 +78,7 @@ impl Joining for JoiningService {
         let key = self.accesses.key(&joined);
         let is_used = records::use_join_token(self.store.as_ref(), &kept, (key, &joined)).await;
         if !is_used.map_err(|error| unread(&error.into()))? {
-            return Err(refuse(UNKNOWN.to_owned()));
+            return Err(refuse(texts::unknown_token().to_owned()));
         }
         access::log(&joined);
         Ok(Response::new(v1::JoinReply {
@@ -96,7 +93,7 @@ impl Joining for JoiningService {
         let v1::LogInRequest { credential, request } = request.into_inner();
         bounded(&request)?;
         let now = daemon::clock::now();
-        let recognised = match credential.ok_or_else(|| Status::invalid_argument("credential: missing"))? {
+        let recognised = match credential.ok_or_else(|| Status::invalid_argument(texts::no_credential()))? {
             log_in_request::Credential::Token(token) => self.by_token(&token, now),
             log_in_request::Credential::IdToken(token) => self.by_id_token(token, now).await,
         };
@@ -106,7 +103,7 @@ impl Joining for JoiningService {
             until,
             how,
         } = recognised.map_err(|why| {
-            let text = format!("somebody at {source} may not log in: {why}");
+            let text = texts::may_not_log_in(&source, &why);
             self.accesses
                 .tell("log-in", self.accesses.once(AccessKind::LoginRefused, None, &text));
             Status::permission_denied(why)
@@ -118,8 +115,8 @@ impl Joining for JoiningService {
             ..Leaf::of(id)
         };
         let (signed, trust) = self.sign(leaf, request).await?;
-        let new = ca::peer_of(&signed).ok_or_else(|| Status::internal("the certificate cannot be read"))?;
-        let text = format!("{name} logged in with {how}, until {:#} UTC", new.until);
+        let new = ca::peer_of(&signed).ok_or_else(|| Status::internal(texts::unreadable_certificate()))?;
+        let text = texts::logged_in(&name, how, new.until);
         let logged_in = Access {
             principal: Some(principal_of(&new, &source)),
             ..self.accesses.once(AccessKind::LoggedIn, None, &text)
@@ -139,7 +136,7 @@ impl Joining for JoiningService {
         let provider = self
             .operators
             .provider()
-            .ok_or_else(|| Status::not_found(NO_PROVIDER))?;
+            .ok_or_else(|| Status::not_found(texts::no_provider()))?;
         let settings = provider.settings();
         Ok(Response::new(v1::LoginDescription {
             issuer: settings.issuer.clone(),
@@ -148,10 +145,6 @@ impl Joining for JoiningService {
         }))
     }
 }
-
-/// The answer without an identity provider.
-const NO_PROVIDER: &str =
-    "this control plane knows no identity provider; add [operators.oidc], or log in where the authority's key is";
 
 /// An operator who was recognised.
 struct LoggingIn {
@@ -187,10 +180,10 @@ impl JoiningService {
     }
 
     async fn by_id_token(&self, token: String, now: Moment) -> Result<LoggingIn, String> {
-        let provider = self.operators.provider().ok_or(NO_PROVIDER)?;
+        let provider = self.operators.provider().ok_or_else(texts::no_provider)?;
         // It may ask the provider for its keys.
         let recognising = tokio::task::spawn_blocking(move || provider.recognise(&token, now));
-        let recognised = recognising.await.map_err(|_| "recognising panicked".to_owned())?;
+        let recognised = recognising.await.map_err(|_| texts::broke_off("recognising"))?;
         let Person { name, grants } = recognised.map_err(|error| error.to_string())?;
         Ok(LoggingIn {
             name,
@@ -207,23 +200,22 @@ impl JoiningService {
         request: String,
     ) -> Result<(String, String), Status> {
         let own = self.own.clone();
-        let issuer = self.issuer.clone().ok_or_else(|| {
-            Status::unimplemented(
-                "this control plane signs no certificates; ask one that has issuer_certificate and issuer_key in [identity]",
-            )
-        })?;
+        let issuer = self
+            .issuer
+            .clone()
+            .ok_or_else(|| Status::unimplemented(texts::no_issuer()))?;
         let signing = tokio::task::spawn_blocking(move || {
             let certificate = issuer.issue(&own, &own.own_peer().root, leaf, &request)?;
             Ok((certificate, files::read(&own.files().trust)?))
         });
-        let signed: Result<_, Unsigned> = signing.await.map_err(|_| Status::internal("signing panicked"))?;
+        let signed: Result<_, Unsigned> = signing
+            .await
+            .map_err(|_| Status::internal(texts::broke_off("signing")))?;
         signed.map_err(|error| match error {
-            Unsigned::Ca(error @ ca::CaError::Request(_)) => Status::invalid_argument(format!("request: {error}")),
+            Unsigned::Ca(error @ ca::CaError::Request(_)) => Status::invalid_argument(texts::bad_request(error)),
             error => {
                 tracing::error!(%error, "cannot sign a first certificate");
-                Status::unavailable(
-                    "this control plane cannot sign now; its log says why. Try again, or ask another one",
-                )
+                Status::unavailable(texts::cannot_sign_now())
             }
         })
     }
@@ -231,15 +223,15 @@ impl JoiningService {
     fn check(&self, kept: &KeptToken, asked: &Role) -> Result<(), String> {
         let JoinToken { role, until, .. } = &kept.token;
         if *until <= daemon::clock::now() {
-            return Err(UNKNOWN.to_owned());
+            return Err(texts::unknown_token().to_owned());
         }
         if *role != asked.to_string() {
-            return Err(format!("the token is for {role}"));
+            return Err(texts::token_of_other(role));
         }
         let snapshot = self.snapshots.borrow();
         match snapshot.as_ref().is_some_and(|it| is_known(&it.topology, asked)) {
             true => Ok(()),
-            false => Err(format!("{asked} is not in the topology")),
+            false => Err(texts::left_the_topology(asked)),
         }
     }
 }
@@ -248,8 +240,10 @@ impl JoiningService {
 fn bounded(request: &str) -> Result<(), Status> {
     match request.len() {
         0..=REQUEST_BYTES_MAX => Ok(()),
-        bytes => Err(Status::invalid_argument(format!(
-            "request: {bytes} bytes, the limit is {REQUEST_BYTES_MAX}"
+        bytes => Err(Status::invalid_argument(calls::too_long(
+            "request",
+            bytes,
+            REQUEST_BYTES_MAX,
         ))),
     }
 }
@@ -267,5 +261,5 @@ fn principal_of(new: &Peer, source: &str) -> Principal {
 /// An error of the store, in few words: the caller is a stranger.
 fn unread(error: &RecordError) -> Status {
     tracing::warn!(%error, "cannot look for the token of a process that joins");
-    Status::unavailable("the store does not answer; try again")
+    Status::unavailable(texts::store_is_away())
 }

@@ -439,9 +439,11 @@ async fn signed(signer: Arc<Identity>, head: AuditHead) -> Result<v1::SignedHead
     let at = daemon::clock::now();
     let statement = audit::head_to_sign(head.number, &head.hash, at);
     let signing = tokio::task::spawn_blocking(move || signature::sign(signer.files(), &statement));
-    let signed = signing.await.map_err(|_| Status::internal("signing panicked"))?;
+    let signed = signing
+        .await
+        .map_err(|_| Status::internal(texts::joining::broke_off("signing")))?;
     let Signature { certificate, bytes } =
-        signed.map_err(|error| Status::unavailable(format!("the head of the audit log cannot be signed: {error}")))?;
+        signed.map_err(|error| Status::unavailable(texts::joining::head_unsigned(error)))?;
     Ok(v1::SignedHead {
         number: head.number,
         hash: head.hash,

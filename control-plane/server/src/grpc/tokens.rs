@@ -17,6 +17,7 @@ use crate::{
     access::{self, Accesses},
     records::{self, JOINS_MAX, JoinToken, RecordError},
     store::Store,
+    texts::joining as texts,
 };
 
 /// Life of a token: long enough to walk to another machine.
@@ -40,48 +41,33 @@ pub(super) async fn make(
         ms => Duration::from_millis(ms),
     };
     if !(LIFE_MIN..=LIFE_MAX).contains(&life) {
-        return Err(Status::invalid_argument(
-            "life: a token lives for one minute to one hour, so that a forgotten one is worth nothing; write 1m to 60m",
-        ));
+        return Err(Status::invalid_argument(texts::life_out_of_range()));
     }
     let role: Role = role
         .parse()
-        .map_err(|error: identity::BadId| Status::invalid_argument(format!("role: {error}")))?;
+        .map_err(|error: identity::BadId| Status::invalid_argument(texts::bad_role(&error.to_string())))?;
     match role {
         Role::Operator(_) => {
-            return Err(Status::invalid_argument(
-                "role: operators log in; `meridian login NAME --roles ROLE`",
-            ));
+            return Err(Status::invalid_argument(texts::operators_log_in()));
         }
         Role::Etcd(_) => {
-            return Err(Status::invalid_argument(
-                "role: etcd has an authority of its own; `meridian cert issue etcd/NAME --address IP --ca DIR --into DIR`",
-            ));
+            return Err(Status::invalid_argument(texts::etcd_is_issued()));
         }
         _ if !is_known(topology, &role) => {
-            let text = format!(
-                "role: {role} is not in the topology; add it first with `meridian topology apply FILE --reason WHY`"
-            );
-            return Err(Status::not_found(text));
+            return Err(Status::not_found(texts::role_not_in_topology(&role)));
         }
         _ => {}
     }
     let by = guard::proven(caller).zip(own);
-    let (peer, own) = by.ok_or_else(|| {
-        Status::permission_denied(
-            "a token is made for whoever shows a certificate, by a control plane that has one; use https://",
-        )
-    })?;
-    let token = Token::new(role.clone(), own).ok_or_else(|| {
-        Status::unavailable("the certificate of this control plane rests on none of its roots; renew it")
-    })?;
+    let (peer, own) = by.ok_or_else(|| Status::permission_denied(texts::maker_proves_nothing()))?;
+    let token = Token::new(role.clone(), own).ok_or_else(|| Status::unavailable(texts::own_root_unknown()))?;
     let now = daemon::clock::now();
     let kept = JoinToken {
         role: role.to_string(),
         until: now + life,
         by: peer.id.to_string(),
     };
-    let text = format!("token for {role} until {:#} UTC: {reason}", kept.until);
+    let text = texts::token_made(&role, kept.until, &reason);
     let made = accesses.once(AccessKind::TokenMade, caller, &text);
     let is_kept = records::keep_join_token(store, &token.hash(), &kept, (accesses.key(&made), &made), now).await;
     match is_kept {
@@ -92,9 +78,7 @@ pub(super) async fn make(
                 until_ms: kept.until.0,
             })
         }
-        Ok(false) => Err(Status::resource_exhausted(format!(
-            "{JOINS_MAX} tokens wait to be used; use them, or wait until they have ended"
-        ))),
+        Ok(false) => Err(Status::resource_exhausted(texts::too_many_tokens(JOINS_MAX))),
         Err(error @ RecordError::Unreadable { .. }) => Err(Status::data_loss(error.to_string())),
         Err(RecordError::Store(error)) => Err(Status::unavailable(error.to_string())),
     }

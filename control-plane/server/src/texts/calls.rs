@@ -5,7 +5,8 @@ use std::{fmt::Display, time::Duration};
 // Callers that are not let in.
 
 pub(crate) fn must_prove() -> &'static str {
-    "this control plane wants to know who calls: use https:// and a certificate (`meridian cert issue`, `meridian login`)"
+    "this control plane wants to know who calls: use https:// and a certificate (`meridian cert issue KIND/NAME --ca DIR --into DIR`, \
+     `meridian login NAME --roles ROLE`)"
 }
 
 pub(crate) fn other_author(own: &str, claimed: &str) -> String {

@@ -49,7 +49,7 @@ impl Files {
         let names = vec!["localhost".to_owned(), "127.0.0.1".to_owned()];
         let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
         std::fs::write(folder.path().join("cert.pem"), certificate.pem()).unwrap();
-        std::fs::write(folder.path().join("key.pem"), key.serialize_pem()).unwrap();
+        identity::files::write(&folder.path().join("key.pem"), &key.serialize_pem(), 0o600).unwrap();
         Self { folder }
     }
 

@@ -264,12 +264,12 @@ impl Sessions {
             seen = Some(order);
             match order {
                 Order::Leave(window) | Order::LeaveToSuccessor(window) => {
-                    // In a box: most sessions never come here, and each would have the memory in its future.
-                    let by = match leaves {
-                        Some((known, by)) if known == window => by,
+                    // In boxes: most sessions never come here, and each would have the memory in its future.
+                    let by = match leaves.as_deref() {
+                        Some(&(known, by)) if known == window => by,
                         _ => tokio::time::Instant::now() + place(id, window),
                     };
-                    leaves = Some((window, by));
+                    leaves = Some(Box::new((window, by)));
                     let waited = Box::pin(tokio::time::timeout_at(by, orders.changed())).await;
                     match waited {
                         Err(_) => return Leave::Draining,

@@ -1,12 +1,12 @@
-//! The gates with the cascade. The sample runs in every build and in `make soak`; everything runs when it is asked for: half an hour
-//! of one core.
+//! The gates with the cascade. The sample runs in every build and in `make soak`; all sounds of a list are heard when they are asked for: half
+//! an hour of one core together.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use speech::{FirstPass as _, Recognizer as _};
 
 use super::{
-    CALLERS, CONFORMER, Source, TALKERS, bangs, cascade, commands, folder, lines, negated_and_asked,
+    CALLERS, CONFORMER, Source, TALKERS, Tested, bangs, cascade, commands, folder, lines, negated_and_asked,
     noise_and_ordinary_sentences, noises, recordings, spoken,
 };
 
@@ -21,14 +21,33 @@ fn a_sample_of_all_sounds() {
     }
 }
 
+/// The cascade on every sound.
+fn whole() -> Tested {
+    cascade(1).expect("type `tools/fetch-models` first: this test needs the large recognizer")
+}
+
 #[test]
-#[ignore = "ten minutes of one core: everything that the small recognizer hears in every build"]
-fn everything() {
-    let tested = cascade(1).expect("type `tools/fetch-models` first: this test needs the large recognizer");
-    noise_and_ordinary_sentences(tested);
-    bangs(tested);
-    commands(tested);
-    negated_and_asked(tested);
+#[ignore = "ten minutes of one core: every burst of noise and every ordinary sentence"]
+fn all_noise_and_ordinary_sentences() {
+    noise_and_ordinary_sentences(whole());
+}
+
+#[test]
+#[ignore = "minutes of one core: every bang and single word"]
+fn all_bangs() {
+    bangs(whole());
+}
+
+#[test]
+#[ignore = "minutes of one core: every command"]
+fn all_commands() {
+    commands(whole());
+}
+
+#[test]
+#[ignore = "minutes of one core: every negated command and question"]
+fn all_that_is_negated_or_asked() {
+    negated_and_asked(whole());
 }
 
 /// Prints a line for each sound: its list, its words, the transcript and confidence of each recognizer, and the letters that the small

@@ -1,0 +1,149 @@
+//! The answers to those who have no certificate yet, and to admins who make tokens for them; and the lines of the audit log about both.
+//!
+//! A refusal says after a semicolon or a colon what to do.
+
+use std::fmt::Display;
+
+use topology::Moment;
+
+// Tokens that admins make.
+
+pub(crate) fn life_out_of_range() -> &'static str {
+    "life: a token lives for one minute to one hour, so that a forgotten one is worth nothing; write 1m to 60m"
+}
+
+pub(crate) fn bad_role(why: &str) -> String {
+    format!("role: {why}")
+}
+
+pub(crate) fn operators_log_in() -> &'static str {
+    "role: operators log in; `meridian login NAME --roles ROLE`"
+}
+
+pub(crate) fn etcd_is_issued() -> &'static str {
+    "role: etcd has an authority of its own; `meridian cert issue etcd/NAME --address IP --ca DIR --into DIR`"
+}
+
+pub(crate) fn role_not_in_topology(role: impl Display) -> String {
+    format!("role: {role} is not in the topology; add it first with `meridian topology apply FILE --reason WHY`")
+}
+
+pub(crate) fn maker_proves_nothing() -> &'static str {
+    "this control plane makes tokens only for an admin with a certificate, and must have one itself; use https://"
+}
+
+pub(crate) fn own_root_unknown() -> &'static str {
+    "the certificate of this control plane rests on none of its roots; renew it"
+}
+
+pub(crate) fn too_many_tokens(most: usize) -> String {
+    format!("{most} tokens wait to be used; use them, or wait until they have ended")
+}
+
+pub(crate) fn token_made(role: impl Display, until: Moment, reason: &str) -> String {
+    format!("token for {role} until {until:#} UTC: {reason}")
+}
+
+// Those who join or log in.
+
+/// The answer to a token that is not there.
+pub(crate) fn unknown_token() -> &'static str {
+    "the token is not known: it was used, it has ended, or it is another deployment's; an admin makes another with \
+     `meridian cert token --role KIND/NAME --reason WHY`"
+}
+
+pub(crate) fn token_of_other(role: &str) -> String {
+    format!("the token is for {role}; an admin makes another with `meridian cert token --role KIND/NAME --reason WHY`")
+}
+
+pub(crate) fn left_the_topology(role: impl Display) -> String {
+    format!("{role} is not in the topology; an admin adds it with `meridian topology apply FILE --reason WHY`")
+}
+
+pub(crate) fn no_credential() -> &'static str {
+    "credential: missing; send a token, or log in with `meridian login`'s --token or --oidc"
+}
+
+pub(crate) fn no_provider() -> &'static str {
+    "this control plane knows no identity provider; add [operators.oidc], or log in where the authority's key is"
+}
+
+pub(crate) fn no_issuer() -> &'static str {
+    "this control plane signs no certificates; ask one that has issuer_certificate and issuer_key in [identity]"
+}
+
+pub(crate) fn cannot_sign_now() -> &'static str {
+    "this control plane cannot sign now; its log says why. Try again, or ask another one"
+}
+
+pub(crate) fn bad_request(why: impl Display) -> String {
+    format!("request: {why}")
+}
+
+pub(crate) fn store_is_away() -> &'static str {
+    "the store does not answer; try again"
+}
+
+pub(crate) fn unreadable_certificate() -> &'static str {
+    "the new certificate cannot be read; this is a fault of the control plane, whose log says more: report it"
+}
+
+/// `what` is a step that ended in a panic.
+pub(crate) fn broke_off(what: &str) -> String {
+    format!("{what} broke off; this is a fault of the control plane, whose log says more: report it")
+}
+
+pub(crate) fn head_unsigned(why: impl Display) -> String {
+    format!("the head of the audit log cannot be signed: {why}")
+}
+
+// Lines of the audit log.
+
+pub(crate) fn may_not_join(source: &str, role: &str, why: &str) -> String {
+    format!("a process at {source} may not join as {role:.100}: {why}")
+}
+
+pub(crate) fn joined(role: impl Display, by: &str) -> String {
+    format!("{role} joined with a token of {by}")
+}
+
+pub(crate) fn may_not_log_in(source: &str, why: &str) -> String {
+    format!("a person or program at {source} may not log in: {why}")
+}
+
+/// `how` is the credential, in words.
+pub(crate) fn logged_in(name: &str, how: &str, until: Moment) -> String {
+    format!("{name} logged in with {how}, until {until:#} UTC")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_says_what_to_do() {
+        let refusals = [
+            life_out_of_range().to_owned(),
+            operators_log_in().to_owned(),
+            etcd_is_issued().to_owned(),
+            role_not_in_topology("edge/edge-dub"),
+            maker_proves_nothing().to_owned(),
+            own_root_unknown().to_owned(),
+            too_many_tokens(64),
+            unknown_token().to_owned(),
+            token_of_other("edge/edge-dub"),
+            left_the_topology("edge/edge-dub"),
+            no_credential().to_owned(),
+            no_provider().to_owned(),
+            no_issuer().to_owned(),
+            cannot_sign_now().to_owned(),
+            store_is_away().to_owned(),
+            unreadable_certificate().to_owned(),
+            broke_off("signing"),
+        ];
+        for text in &refusals {
+            assert!(text.contains("; "), "does not say what to do: {text}");
+            assert!(!text.ends_with(['.', ';', ':']), "{text}");
+        }
+    }
+}
