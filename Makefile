@@ -23,7 +23,7 @@ test: ## every test but those of `make soak`
 	tools/setup test
 	tools/timed "make test" tools/test
 
-soak: ## the slow tests: ten minutes without a quorum, two of deaths, hundreds of small worlds, a minute per fuzz target
+soak: ## the slow tests: ten minutes without a quorum, two of deaths, hundreds of small worlds, a minute per fuzz target, the large recognizer
 	tools/setup test
 	tools/timed "make soak" tools/soak
 

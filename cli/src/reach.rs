@@ -16,7 +16,7 @@ pub(crate) struct Reach {
 }
 
 impl Reach {
-    /// The roots that whoever asks trusts.
+    /// The roots that the caller trusts.
     pub(crate) fn trust(&self) -> Result<PathBuf, Failure> {
         let folder = match &self.identity {
             Some(folder) => folder.clone(),

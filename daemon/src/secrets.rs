@@ -37,7 +37,7 @@ pub struct Secrets {
     pub also_accepted: Option<Vec<u8>>,
 }
 
-/// What is known of the configuration file that this thread reads now. A process is strict about its own: tests and examples are
+/// The facts about the configuration file that this thread reads now. A process is strict about its own: tests and examples are
 /// read without this.
 struct Reading {
     folder: PathBuf,

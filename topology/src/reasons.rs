@@ -232,12 +232,12 @@ pages! {
         "`meridian status` names the nodes and why. `meridian unfreeze --reason WHY` ends the rest early.";
     LooserPolicy Blocked:
         "The new policy would loosen a safety rule or make detection blind.",
-        "The policy in force stays until a second person agrees.",
-        "`meridian approve ACTION --reason WHY`, by somebody else.";
+        "The policy in force stays until two people override this rule.",
+        "`meridian override looser-policy --for 30m --reason WHY`, and a second person approves it. Then apply the policy again.";
     RiskyTopology Blocked:
-        "The new topology would change where devices find the service, or strand sessions.",
-        "The topology in force stays until a second person agrees.",
-        "`meridian approve ACTION --reason WHY`, by somebody else.";
+        "The new topology would change where devices find the service, or what regions have room for.",
+        "The topology in force stays until two people override this rule.",
+        "`meridian override risky-topology --for 30m --reason WHY`, and a second person approves it. Then apply the topology again.";
     LastEdge Blocked:
         "No edge would be left in DNS answers.",
         "The edge stays.",
@@ -358,8 +358,8 @@ pages! {
         "`timedatectl` or `chronyc tracking` on the machine that is named shows why its clock is off; `meridian status` shows when it is right again.";
     VantageSuspect Trouble:
         "A vantage sees a region fail that all others see work, or work that all others see fail, in three ticks or more.",
-        "Where it is alone its word does not count. It counts again after six ticks without such a contradiction.",
-        "Check the network of that node: `meridian why REGION` shows what each vantage saw. If it looks well, exchange its key.";
+        "A claim that it alone makes does not count. Its claims count again after six ticks without such a contradiction.",
+        "Check the network of that node: `meridian why REGION` shows what each vantage saw. If it looks well, take the node out of the topology and give it another name and key.";
     ClockWentBack Trouble:
         "The control plane's clock went back.",
         "It judges anew from the ticks that follow.",

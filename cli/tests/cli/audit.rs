@@ -65,7 +65,7 @@ fn a_log_that_somebody_wrote_anew_does_not_fit_a_head_that_was_kept() {
         assert!(said.contains(&line), "{said}");
     }
 
-    // Whoever can write the store makes a chain that is whole, and a control plane signs its head: the old head tells.
+    // A writer of the store makes a whole chain, and a control plane signs its head: the old head shows the difference.
     let anew = entries(&["nobody tries", "nobody tries again", "nobody tries at all"]);
     write(&folder.join("anew"), &anew, &signed(&cp, &anew));
     done(folder, "audit verify anew --trust ca/trust.crt");

@@ -1,4 +1,4 @@
-//! What the product is made of (tools/sbom), and what is known against it (tools/deny).
+//! The bill of materials (tools/sbom) and the check of known vulnerabilities (tools/deny).
 
 use std::{
     collections::{BTreeMap, BTreeSet},

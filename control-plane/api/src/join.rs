@@ -1,4 +1,4 @@
-//! Joins a deployment, or logs in: whoever has no certificate shows a token to a control plane and gets one.
+//! Joins a deployment, or logs in: a caller without a certificate shows a token to a control plane and gets a certificate.
 
 use std::{io, time::Duration};
 
@@ -28,7 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Port of a URL that names none.
 const DEFAULT_PORT: u16 = 443;
 
-/// The identity of whoever joined or logged in.
+/// The identity of the process or person that joined or logged in.
 #[derive(Debug)]
 pub struct Joined {
     /// The certificate with its key, which never left this machine.

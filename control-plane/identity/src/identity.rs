@@ -260,7 +260,7 @@ impl Identity {
         }
     }
 
-    /// Takes a new certificate and its key, and writes them to the files. What is no good is neither taken nor written.
+    /// Takes a new certificate and its key, and writes them to the files. A bad pair is neither taken nor written.
     ///
     /// # Errors
     ///

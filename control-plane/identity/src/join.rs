@@ -1,7 +1,7 @@
 //! The way in for those who have no certificate yet: a token says what they may become, and whom they may ask.
 //!
 //! A new process proves nothing in the handshake, so it gets a connection of its own kind (by ALPN, RFC 7301) over which it can do nothing
-//! but show its token. It knows the control plane by the hash of the root in the token: whoever else answers hears nothing of it.
+//! but show its token. It knows the control plane by the hash of the root in the token: no other machine gets the token.
 //!
 //! Why it is so: docs/decisions/27-a-token-lets-one-process-in.md.
 

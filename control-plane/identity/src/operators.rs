@@ -17,7 +17,7 @@ use crate::{Grant, PeerId, Role, texts};
 pub struct OperatorToken {
     /// The operator that it is for, as in the audit log.
     pub name: String,
-    /// What it allows.
+    /// The roles that it gives.
     #[serde(deserialize_with = "grants")]
     pub roles: Vec<Grant>,
     /// SHA-256 of its secret, in hex.

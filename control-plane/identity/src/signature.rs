@@ -169,7 +169,7 @@ mod tests {
         ));
         let other = ca::root("z", NOW).unwrap().certificate;
         assert_eq!(signature.check(b"head 7", &other, NOW), Err(BadSignature::Untrusted));
-        // Whoever finds the key of an old certificate signs nothing with it for today.
+        // The key of an expired certificate signs nothing for today.
         let later = NOW + ca::NODE_LIFE + Duration::from_secs(1);
         assert!(matches!(
             signature.check(b"head 7", &root.certificate, later),

@@ -17,7 +17,7 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 /// The provider was not asked, or did not answer.
 #[derive(Debug, thiserror::Error)]
 pub enum Unasked {
-    /// A URL that would show tokens to whoever listens.
+    /// A URL that would show tokens to everybody on the network path.
     #[error("{0} is not https://; tokens and keys travel over TLS only")]
     Plain(String),
     /// The network, TLS, or HTTP.

@@ -15,7 +15,7 @@ pub struct Rules {
     pub name_claim: String,
     /// The claim with the list of groups.
     pub groups_claim: String,
-    /// What each group allows.
+    /// The roles of each group.
     pub roles: BTreeMap<String, Vec<Grant>>,
 }
 
@@ -24,7 +24,7 @@ pub struct Rules {
 pub struct Person {
     /// The name, as in certificates.
     pub name: String,
-    /// What all groups together allow; never empty.
+    /// The roles of all groups together; never empty.
     pub grants: Vec<Grant>,
 }
 

@@ -70,7 +70,7 @@ impl Provider {
         }
     }
 
-    /// What it was made of.
+    /// The settings of this provider.
     pub fn settings(&self) -> &Settings {
         &self.settings
     }

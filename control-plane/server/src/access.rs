@@ -170,7 +170,7 @@ impl Accesses {
         records::access_key(access.last, &self.node, rand::random())
     }
 
-    /// Logs what is due and puts it into the store, until `stop`.
+    /// Logs the entries that are due and puts them into the store, until `stop`.
     pub(crate) async fn keep(&self, store: Arc<dyn Store>, stop: CancellationToken) {
         let mut waiting = VecDeque::new();
         loop {

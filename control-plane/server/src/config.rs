@@ -98,7 +98,7 @@ pub struct OidcSection {
     /// The claim with the list of groups.
     #[serde(default = "default_groups_claim")]
     groups_claim: String,
-    /// What each group allows.
+    /// The roles of each group.
     role: Vec<GroupRoles>,
 }
 

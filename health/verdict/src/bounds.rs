@@ -137,7 +137,7 @@ impl Bounds {
     }
 }
 
-/// What was left of the observations of one region.
+/// The outcome of cutting the observations of one region.
 struct Cut {
     is_cut: bool,
     /// Most attempts of traffic in one component, after the cut.

@@ -62,7 +62,7 @@ impl Guard {
         Status::permission_denied(why)
     }
 
-    /// The author of a request: whoever made the connection. Without a certificate it is the name that the request claims.
+    /// The author of a request: the name in the connection's certificate. Without one it is the name that the request claims.
     pub(crate) fn author(&self, caller: Option<&Caller>, call: &'static str, claimed: &str) -> Result<String, Status> {
         let Some(peer) = proven(caller) else {
             return required_text("author", claimed, NAME_BYTES_MAX);

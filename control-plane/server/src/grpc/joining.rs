@@ -1,5 +1,5 @@
 //! The gRPC service for processes and operators that have no certificate yet. Its callers are strangers: it answers one request each,
-//! and only to whoever shows a token.
+//! and only to a caller that shows a token.
 
 use std::{sync::Arc, time::Duration};
 
@@ -39,7 +39,7 @@ pub(crate) struct JoiningService {
     pub(crate) accesses: Arc<Accesses>,
     /// The operators who log in here.
     pub(crate) operators: Arc<Operators>,
-    /// The newest snapshot: who is not in the topology does not join.
+    /// The newest snapshot: a process that its topology lacks does not join.
     pub(crate) snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
 }
 

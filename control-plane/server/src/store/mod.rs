@@ -1,5 +1,5 @@
 //! The store of intents, plans and audit entries, and the election of its writer. One trait, so that the embedded file
-//! and an etcd cluster behave alike; one contract suite defines "alike" (tests/store_contract.rs).
+//! and an etcd cluster behave alike; one contract suite defines "alike" (tests/server/store_contract.rs).
 
 mod backoff;
 mod contract;

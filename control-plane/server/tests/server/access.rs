@@ -1,4 +1,4 @@
-//! The audit log about access: who was denied what. It stays short, whoever tries how often.
+//! The audit log about access: denied calls, with their callers. It stays short, however often a caller tries.
 
 use std::time::Duration;
 
@@ -116,7 +116,7 @@ async fn decisions_follow_denials_in_one_chain() {
     verified(ada.audit(0).await.unwrap());
 }
 
-/// Whoever can write the store can write a whole chain anew. A head that a control plane signed, and that somebody kept, tells.
+/// A writer of the store can write a whole chain anew. A signed head that an operator kept shows it.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_head_of_the_audit_log_is_signed_by_the_control_plane() {
     let place = Place::new().await;

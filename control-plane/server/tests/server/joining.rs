@@ -57,7 +57,7 @@ async fn a_new_edge_joins_once_and_is_that_edge() {
     let joined = join(&place, &token).await.unwrap();
     assert_eq!(joined.peer.id.to_string(), format!("spiffe://{ZONE}/edge/edge-iad"));
 
-    // What it got is an identity: its reports count, and only as its own.
+    // The new process has an identity: its reports count, and only as its own.
     let folder = place.folder.path().join("joined");
     std::fs::create_dir_all(&folder).unwrap();
     let files = Files::in_folder(&folder);
