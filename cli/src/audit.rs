@@ -155,6 +155,11 @@ pub(crate) fn verify_file(
     for kept in heads {
         signed.extend(lines::read(kept, None)?);
     }
+    let kept_newest = signed.iter().filter_map(|line| match line {
+        Line::SignedHead(head) => Some(head.number),
+        _ => None,
+    });
+    let kept_newest = kept_newest.max();
     signed.extend(lines.iter().cloned());
     let signed: Vec<SignedHead> = signed
         .into_iter()
@@ -165,6 +170,9 @@ pub(crate) fn verify_file(
         .collect();
     let Log { entries, chain, .. } = whole(lines).map_err(|tampered| Failure::failed(tampered.into()))?;
     let first = number_of(chain.first());
+    if let Some(newest) = kept_newest.filter(|newest| *newest < first) {
+        return Err(Failure::failed(texts::heads_before_log(newest, first)));
+    }
     let vouched = verify::vouched(&signed, (first, &entries), &roots);
     let vouched = vouched.map_err(|error| Failure::failed(error.into()))?;
     let (last, newest) = (number_of(chain.last()), vouched.last());

@@ -38,6 +38,14 @@ pub(crate) fn drain_is_unobserved() -> Error {
     anyhow!("the drain is under way, but the edges that hold its sessions are unknown; add --edge-admin URL")
 }
 
+/// The newest head that was kept speaks for entries before those of the log alone.
+pub(crate) fn heads_before_log(newest: u64, first: u64) -> Error {
+    anyhow!(
+        "the newest head in --head is of entry {newest}, and this log begins with entry {first}: nothing that was kept elsewhere speaks for it; \
+         verify an older export, and export and keep heads more often than the log is pruned"
+    )
+}
+
 pub(crate) fn sealed_too_long() -> Error {
     anyhow!(
         "--for: a sealed credential lives at most 90d, so that a lost one ends; write --for 90d or less, and make it anew in time"

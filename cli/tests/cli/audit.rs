@@ -31,7 +31,7 @@ fn entries(texts: &[&str]) -> Vec<String> {
 /// A head at the newest of these entries, signed with the certificate in a folder.
 fn signed(folder: &Path, entries: &[String]) -> String {
     let (number, at) = (entries.len() as u64, daemon::clock::now());
-    let hash = audit::hash(entries.last().unwrap().as_bytes());
+    let hash = entries.last().map(|it| audit::hash(it.as_bytes())).unwrap_or_default();
     let signed = signature::sign(&Files::in_folder(folder), &audit::head_to_sign(number, &hash, at)).unwrap();
     let hex: String = signed.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     let head =
@@ -73,6 +73,13 @@ fn a_log_that_somebody_wrote_anew_does_not_fit_a_head_that_was_kept() {
         folder,
         "audit verify anew --trust ca/trust.crt --head kept",
         "entry 2 is not the one that spiffe://voice.example/control-plane/cp-1 signed",
+    );
+    // A whole log that begins after every head that was kept proves nothing to their keeper.
+    std::fs::write(folder.join("old"), signed(&cp, &[])).unwrap();
+    refused(
+        folder,
+        "audit verify anew --trust ca/trust.crt --head old",
+        "nothing that was kept elsewhere speaks for it",
     );
     // Without a signature there is nothing to rely on, and an edge signs nothing.
     write(&folder.join("bare"), &log, "");

@@ -27,6 +27,8 @@ use tokio_rustls::{
 
 use crate::{Identity, Peer, Role, certificate, texts};
 
+/// Length of a secret.
+pub const SECRET_BYTES: usize = 32;
 /// The protocol that a process without a certificate offers, and no other one.
 const PROTOCOL: &[u8] = b"meridian-join/1";
 /// Every token begins with one of these, so that programs which look for secrets in files and logs find one.
@@ -66,7 +68,7 @@ impl RootHash {
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     /// 256 random bits: no guessing, and so no slow hash.
-    secret: [u8; 32],
+    secret: [u8; SECRET_BYTES],
     /// The root under which the control planes are.
     pub root: RootHash,
     /// The process or operator that it is for. The control plane knows too: a token that somebody changed is worth nothing.

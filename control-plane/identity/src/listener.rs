@@ -3,7 +3,7 @@
 use std::{
     collections::HashMap,
     fmt, io,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -148,6 +148,7 @@ impl Places {
     }
 
     fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = network_of(address);
         let mut places = self.taken.lock();
         let together: usize = places.values().sum();
         let of_one = places.get(&address).copied().unwrap_or_default();
@@ -156,6 +157,14 @@ impl Places {
         }
         places.insert(address, of_one + 1);
         Some(Place(self.clone(), address))
+    }
+}
+
+/// The address, or for IPv6 its network of 64 bits: one host has all addresses in it.
+fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(it) => IpAddr::V6(Ipv6Addr::from_bits(it.to_bits() & (u128::MAX << 64))),
+        v4 => v4,
     }
 }
 
@@ -365,5 +374,17 @@ mod tests {
         assert!(places.take(address(1)).is_some());
         drop(other);
         assert!(places.taken.lock().is_empty(), "nothing is kept of those who left");
+
+        let of_one_host = |last: &str| format!("2001:db8:1:1::{last}").parse().unwrap();
+        let taken: Vec<_> = ["1", "2", "3"]
+            .map(|last| places.take(of_one_host(last)))
+            .into_iter()
+            .flatten()
+            .collect();
+        assert_eq!(taken.len(), 2, "a host has all addresses of its network");
+        let mapped: Vec<_> = ["::ffff:10.0.0.1", "10.0.0.1"]
+            .map(|it| network_of(it.parse().unwrap()))
+            .into();
+        assert_eq!(mapped, [address(1); 2]);
     }
 }

@@ -153,7 +153,11 @@ mod tests {
         assert_eq!(ask(&one, &[], now + 60, bad()), (true, 0));
         assert_eq!(ask(&one, &[], now - 60, bad()), (false, 1), "the clock went back");
         assert_eq!(ask(&other, &[], now, bad()), (false, 1), "another certificate");
-        assert_eq!(ask(&one, std::slice::from_ref(&other), now, bad()), (false, 1), "another chain");
+        assert_eq!(
+            ask(&one, std::slice::from_ref(&other), now, bad()),
+            (false, 1),
+            "another chain"
+        );
         let end = end_of_life(&one).unwrap().0 / 1_000;
         assert_eq!(ask(&one, &[], end, bad()), (false, 1), "it has expired");
     }

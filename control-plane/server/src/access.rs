@@ -74,7 +74,12 @@ impl Counted {
 
 impl Denials {
     fn count(&mut self, call: &'static str, denied: Access, now: Instant) {
-        let id = denied.principal.as_ref().map(|it| it.id.clone()).unwrap_or_default();
+        let id = match (denied.kind, denied.principal.as_ref()) {
+            (_, None) => String::new(),
+            // Every certificate is told: a thief's login must not hide behind its owner's next one.
+            (AccessKind::LoggedIn, Some(it)) => format!("{} {}", it.id, it.serial),
+            (_, Some(it)) => it.id.clone(),
+        };
         let mut key = (denied.kind, call, id);
         if self.by.len() >= APART_MAX && !self.by.contains_key(&key) {
             self.by.retain(|_, counted| !counted.is_quiet(now));
@@ -108,8 +113,8 @@ impl Denials {
             if counted.newest.times == 0 || waits {
                 continue;
             }
-            // An emergency is told however many are denied meanwhile.
-            if *kind != AccessKind::BreakGlass {
+            // Emergencies and logins are told however many are denied meanwhile.
+            if !matches!(*kind, AccessKind::BreakGlass | AccessKind::LoggedIn) {
                 let told = self.told.get_or_insert(TokenBucket::new(now));
                 if told.wait(TOLD, now).is_some() {
                     continue;

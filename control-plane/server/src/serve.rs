@@ -9,6 +9,7 @@ use api::v1::{
 };
 use daemon::lag::Lag;
 use identity::{Event, Identity, Mode, Role, Service, ToStacks};
+use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use tokio::sync::mpsc;
 use topology::{Policy, Topology};
@@ -29,6 +30,7 @@ use crate::{
     metrics::{ConnectionLabel, Metrics, MirrorMetrics, ViewMetrics},
     nodes::Nodes,
     operators::Operators,
+    pace::TokenBucket,
     readiness,
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
@@ -42,6 +44,10 @@ const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// Deadline of the only request of a process that joins, and its longest message.
 const JOINS_WITHIN: Duration = Duration::from_secs(10);
 const JOIN_BYTES_MAX: usize = 16 << 10;
+/// Most calls at once on one connection of a stranger: clients make one after the other. tonic sets no limit of its own.
+const STRANGERS_STREAMS_MAX: u32 = 4;
+/// Most calls at once on one connection of a node or an operator, which have three or four.
+const STREAMS_MAX: u32 = 256;
 /// Interval of pings on silent connections, so that a dead node is noticed.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
@@ -234,6 +240,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let server = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
+        .max_concurrent_streams(STREAMS_MAX)
         .add_service(PlansServer::new(plans).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(ObservationsServer::new(observations).max_decoding_message_size(MESSAGE_BYTES_MAX))
         .add_service(CertificatesServer::new(certificates))
@@ -256,6 +263,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     };
     if let (Some(joining), Some(own)) = (joining, joining_own) {
         let service = JoiningService {
+            pace: Mutex::new(TokenBucket::new(tokio::time::Instant::now())),
             own,
             issuer: joining_issuer,
             store: joining_store,
@@ -265,7 +273,10 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         };
         // Another server, which has no other service: its callers are strangers.
         let server = tonic::transport::Server::builder()
+            .http2_keepalive_interval(Some(KEEP_ALIVE))
+            .http2_keepalive_timeout(Some(KEEP_ALIVE))
             .timeout(JOINS_WITHIN)
+            .max_concurrent_streams(STRANGERS_STREAMS_MAX)
             .concurrency_limit_per_connection(1)
             .add_service(JoiningServer::new(service).max_decoding_message_size(JOIN_BYTES_MAX));
         let stop = stop.clone();

@@ -175,6 +175,8 @@ impl Running {
         let endpoint = format!("http://{control_plane}");
         text.insert("control_planes".into(), toml::Value::Array(vec![endpoint.into()]));
         text.insert("state_dir".into(), "edge".into());
+        // That of the example is refused.
+        text.insert("affinity_key".into(), "5a".repeat(32).into());
         Self::start("meridian-edge", &text.to_string(), folder, "http").await
     }
 

@@ -37,8 +37,8 @@ pub struct Bounds {
 }
 
 /// What a vantage reported of late.
-#[derive(Debug, Clone, Default)]
-struct Before {
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Before {
     /// The newest tick among its reports. Another report on the same tick makes no room: nobody grows by speaking twice.
     newest: Option<Tick>,
     /// By region: most attempts in one component. Older ones fade.
@@ -72,6 +72,16 @@ impl Bounds {
         let stacks = topology.regions.values().flat_map(|region| &region.stacks);
         self.versions = stacks.map(|stack| stack.version().to_owned()).collect();
         self.before.retain(|vantage, _| exists(vantage));
+    }
+
+    /// The memory of a vantage, to be given to [`Bounds::take_back`].
+    pub fn before(&self, vantage: &NodeId) -> Before {
+        self.before.get(vantage).cloned().unwrap_or_default()
+    }
+
+    /// Forgets a report that was cut and did not count after all: a report that nobody judges makes no room for the next.
+    pub fn take_back(&mut self, vantage: &NodeId, before: Before) {
+        self.before.insert(vantage.clone(), before);
     }
 
     /// Cuts a report down to what its vantage can have seen. True if it claimed more. A region that [`Bounds::know`] was not

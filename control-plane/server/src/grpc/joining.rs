@@ -11,6 +11,7 @@ use identity::{
     operators::Unrecognised,
 };
 use oidc::Person;
+use parking_lot::Mutex;
 use planning::audit::{Access, AccessKind, Principal};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
@@ -23,6 +24,7 @@ use super::{
 use crate::{
     access::{self, Accesses},
     operators::Operators,
+    pace::{Rate, TokenBucket},
     records::{self, JoinToken, KeptToken, RecordError},
     store::Store,
     texts::{calls, joining as texts},
@@ -31,8 +33,16 @@ use crate::{
 /// Longest request for a certificate, in bytes: one with an RSA key of 4,096 bits has a third of it.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
 
+/// Requests of all who join or log in together: a fleet may come at once, and a stranger tries for ever.
+const STRANGERS: Rate = Rate {
+    at_once: 200,
+    every: Duration::from_millis(100),
+};
+
 /// The service.
 pub(crate) struct JoiningService {
+    /// The pace of all strangers together.
+    pub(crate) pace: Mutex<TokenBucket>,
     pub(crate) own: Arc<Identity>,
     pub(crate) issuer: Option<Issuer>,
     pub(crate) store: Arc<dyn Store>,
@@ -50,6 +60,7 @@ impl Joining for JoiningService {
         let source = caller.map(|caller| caller.source.to_string()).unwrap_or_default();
         let v1::JoinRequest { secret, role, request } = request.into_inner();
         bounded(&request)?;
+        self.keep_pace()?;
         let refuse = |why: String| {
             let text = texts::may_not_join(&source, &role, &why);
             self.accesses.refused_to_join(&text);
@@ -58,6 +69,12 @@ impl Joining for JoiningService {
         let asked: Role = role
             .parse()
             .map_err(|error: identity::BadId| Status::invalid_argument(error.to_string()))?;
+        if secret.len() != join::SECRET_BYTES {
+            return Err(refuse(texts::unknown_token().to_owned()));
+        }
+        if self.snapshots.borrow().is_none() {
+            return Err(Status::unavailable(texts::no_plan_yet()));
+        }
         let found = records::join_token(self.store.as_ref(), &join::hash(&secret)).await;
         let kept = found
             .map_err(|error| unread(&error))?
@@ -92,6 +109,7 @@ impl Joining for JoiningService {
         let source = caller.map(|caller| caller.source.to_string()).unwrap_or_default();
         let v1::LogInRequest { credential, request } = request.into_inner();
         bounded(&request)?;
+        self.keep_pace()?;
         let now = daemon::clock::now();
         let recognised = match credential.ok_or_else(|| Status::invalid_argument(texts::no_credential()))? {
             log_in_request::Credential::Token(token) => self.by_token(&token, now),
@@ -157,6 +175,16 @@ struct LoggingIn {
 }
 
 impl JoiningService {
+    /// Each request reads the store or a file, and its sender has proven nothing.
+    fn keep_pace(&self) -> Result<(), Status> {
+        let (mut bucket, now) = (self.pace.lock(), tokio::time::Instant::now());
+        if bucket.wait(STRANGERS, now).is_some() {
+            return Err(Status::resource_exhausted(texts::too_many_strangers()));
+        }
+        bucket.take(STRANGERS, now);
+        Ok(())
+    }
+
     fn id(&self, role: Role) -> PeerId {
         PeerId {
             zone: self.own.own().id.zone,
@@ -224,6 +252,9 @@ impl JoiningService {
         let JoinToken { role, until, .. } = &kept.token;
         if *until <= daemon::clock::now() {
             return Err(texts::unknown_token().to_owned());
+        }
+        if matches!(asked, Role::ControlPlane(_)) {
+            return Err(texts::control_planes_are_issued().to_owned());
         }
         if *role != asked.to_string() {
             return Err(texts::token_of_other(role));

@@ -50,6 +50,9 @@ pub(super) async fn make(
         Role::Operator(_) => {
             return Err(Status::invalid_argument(texts::operators_log_in()));
         }
+        Role::ControlPlane(_) => {
+            return Err(Status::invalid_argument(texts::control_planes_are_issued()));
+        }
         Role::Etcd(_) => {
             return Err(Status::invalid_argument(texts::etcd_is_issued()));
         }

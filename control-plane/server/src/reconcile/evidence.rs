@@ -22,7 +22,7 @@ pub(super) struct Evidence {
     nodes: Nodes,
     metrics: Metrics,
     rounds: Rounds,
-    bounds: Bounds,
+    pub(super) bounds: Bounds,
     pub(super) clocks: Clocks,
     /// Start of the monotonic clock that closes rounds.
     started: Instant,
@@ -53,6 +53,7 @@ impl Evidence {
         if self.rounds.look(watch, policy) {
             tracing::warn!(%now, "the clock went back; observations so far are dropped. Check the time service");
             self.heard.reach.forget();
+            self.bounds = Bounds::default();
             self.sightings.forget_times();
         }
         let tick = self.rounds.due(watch, policy)?;
@@ -168,11 +169,14 @@ impl Evidence {
             // A report is a sign of life even if the edge's clock is wrong.
             self.heard.hear(&edge, input.policy.edges.lost_after, now);
         }
+        let before = self.bounds.before(&vantage);
         self.cut(input, &mut report);
         let (replication, versions) = (take(&mut report.replication), take(&mut report.versions));
         let watch = self.watch(input, now);
         let of_edges = Testimony::of(&mut report);
-        self.rounds.take(report, watch, &input.policy.health)?;
+        self.rounds
+            .take(report, watch, &input.policy.health)
+            .inspect_err(|_| self.bounds.take_back(&vantage, before))?;
         let edges = &input.topology.edges;
         self.heard.reach.take(of_edges, |edge| edges.contains_key(edge));
         let Input { topology, policy, .. } = input;

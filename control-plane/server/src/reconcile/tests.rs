@@ -97,6 +97,27 @@ fn edge_iad_lies(watcher: &mut Reconciler, now: Moment) {
 }
 
 #[test]
+fn a_report_that_does_not_count_makes_no_room_for_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut watcher = watcher(&folder.path().join("store"));
+    let iad = NodeId::new("edge-iad").unwrap();
+    let mut report = |ahead: u64| {
+        let seen = Observation {
+            failed: 1_000_000,
+            ..Observation::new(us_east(), Component::Gateway, Source::Traffic)
+        };
+        let report = TickReport::new(iad.clone(), Tick(REPAIRED.tick().0 + ahead), vec![seen]);
+        let Reconciler { evidence, input, .. } = &mut watcher;
+        let taken = evidence.take_report(input, report, None, REPAIRED);
+        (taken.is_ok(), evidence.bounds.before(&iad))
+    };
+    let nothing = verdict::bounds::Before::default();
+    for ahead in 100..110 {
+        assert_eq!(report(ahead), (false, nothing.clone()), "{ahead} ticks ahead");
+    }
+}
+
+#[test]
 fn a_vantage_that_contradicts_all_others_is_told_to_people_and_counts_for_what_it_can_have_seen() {
     let folder = tempfile::tempdir().unwrap();
     let mut watcher = watcher(&folder.path().join("store"));

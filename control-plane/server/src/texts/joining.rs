@@ -24,6 +24,11 @@ pub(crate) fn etcd_is_issued() -> &'static str {
     "role: etcd has an authority of its own; `meridian cert issue etcd/NAME --address IP --ca DIR --into DIR`"
 }
 
+/// A control plane's certificate orders everybody, and the topology does not name control planes: nobody could take it back.
+pub(crate) fn control_planes_are_issued() -> &'static str {
+    "role: a control plane gets its certificate where the authority's key is; `meridian cert issue control-plane/NAME --ca DIR --into DIR`"
+}
+
 pub(crate) fn role_not_in_topology(role: impl Display) -> String {
     format!("role: {role} is not in the topology; add it first with `meridian topology apply FILE --reason WHY`")
 }
@@ -80,6 +85,14 @@ pub(crate) fn bad_request(why: impl Display) -> String {
     format!("request: {why}")
 }
 
+pub(crate) fn no_plan_yet() -> &'static str {
+    "this control plane has no plan yet; try again, or ask another one"
+}
+
+pub(crate) fn too_many_strangers() -> &'static str {
+    "too many ask to join or to log in; try again in a few seconds"
+}
+
 pub(crate) fn store_is_away() -> &'static str {
     "the store does not answer; try again"
 }
@@ -126,6 +139,9 @@ mod tests {
             life_out_of_range().to_owned(),
             operators_log_in().to_owned(),
             etcd_is_issued().to_owned(),
+            control_planes_are_issued().to_owned(),
+            no_plan_yet().to_owned(),
+            too_many_strangers().to_owned(),
             role_not_in_topology("edge/edge-dub"),
             maker_proves_nothing().to_owned(),
             own_root_unknown().to_owned(),
