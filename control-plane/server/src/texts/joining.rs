@@ -66,7 +66,7 @@ pub(crate) fn left_the_topology(role: impl Display) -> String {
 }
 
 pub(crate) fn no_credential() -> &'static str {
-    "credential: missing; send a token, or log in with `meridian login`'s --token or --oidc"
+    "credential: missing; send a token, as `meridian login --token TOKEN` does"
 }
 
 pub(crate) fn no_provider() -> &'static str {
