@@ -110,9 +110,17 @@ async fn a_token_that_was_changed_is_worth_nothing_and_of_many_who_show_one_one_
     let ada = place.operator("ada", "admin");
     let good = token(&ada, "edge/edge-iad").await;
     let text = good.to_string();
-    let as_another: Token = text.replace("edge/edge-iad", "control-plane/cp-9").parse().unwrap();
-    let refused = refusal(join(&place, &as_another).await);
-    assert_eq!(refused, "the token is for edge/edge-iad");
+    for (another, complaint) in [
+        ("edge/edge-dub", "the token is for edge/edge-iad;"),
+        (
+            "control-plane/cp-9",
+            "a control plane gets its certificate where the authority's key is",
+        ),
+    ] {
+        let as_another: Token = text.replace("edge/edge-iad", another).parse().unwrap();
+        let refused = refusal(join(&place, &as_another).await);
+        assert!(refused.contains(complaint), "{another}: {refused}");
+    }
     let guessed: Token = text.replace(&text[9..73], &"ab".repeat(32)).parse().unwrap();
     assert!(refusal(join(&place, &guessed).await).contains("the token is not known"));
     // It is still good for the one that it names, and for no second one at the same time.
@@ -138,6 +146,7 @@ async fn only_an_admin_makes_tokens_and_only_for_processes_of_the_topology() {
         ("edge/edge-sold", "edge/edge-sold is not in the topology; add it first"),
         ("stack/us-sold/a", "is not in the topology"),
         ("operator/eve", "operators log in"),
+        ("control-plane/cp-9", "where the authority's key is"),
         ("etcd/etcd-1", "etcd has an authority of its own"),
         ("king/arthur", "is not an id"),
     ] {
