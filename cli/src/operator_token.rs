@@ -16,7 +16,7 @@ const LIFE_MAX: Duration = Duration::from_secs(366 * 86_400);
 pub(crate) struct OperatorToken {
     /// Name of the program, unique in operators.toml; the audit log shows it.
     name: String,
-    /// What the token allows, separated by commas, as for `meridian login`.
+    /// The roles of the token, separated by commas, as for `meridian login`.
     #[arg(long, value_name = "ROLE,...")]
     roles: String,
     /// Life of the token, at most 366d.

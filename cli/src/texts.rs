@@ -204,7 +204,7 @@ pub(crate) fn no_such_plan(generation: u64, oldest: Option<u64>) -> Error {
 
 // Speech.
 
-/// What to type when pip names no index.
+/// The remedy when pip names no index.
 pub(crate) const NAME_AN_INDEX: &str =
     "name an index of Python packages with --index or PIP_INDEX_URL, or the package's file with --from";
 

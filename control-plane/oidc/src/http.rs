@@ -51,7 +51,7 @@ pub enum Unasked {
     NoDeviceFlow(String),
 }
 
-/// What a provider says of itself (OpenID Connect Discovery 1.0, §3).
+/// The metadata of a provider (OpenID Connect Discovery 1.0, §3).
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Metadata {
     pub(crate) issuer: String,

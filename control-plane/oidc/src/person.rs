@@ -8,7 +8,7 @@ use serde_json::Value;
 /// Longest name that is looked at, in bytes.
 const GROUPS_MAX: usize = 1_000;
 
-/// How claims become an operator.
+/// The mapping of claims to an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rules {
     /// The claim with the operator's name. It must be one that nobody can choose or inherit, as `sub` is.

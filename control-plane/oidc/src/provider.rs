@@ -30,7 +30,7 @@ pub struct Settings {
     pub client_id: String,
     /// The scope that the command asks for.
     pub scope: String,
-    /// How claims become an operator.
+    /// The mapping of claims to an operator.
     pub rules: Rules,
 }
 

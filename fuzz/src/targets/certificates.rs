@@ -61,7 +61,7 @@ fn check_grants(grants: &[Grant]) {
     assert_eq!(Grant::list(&written.join(",")).as_deref(), Ok(grants), "{written:?}");
 }
 
-/// Whatever a request says, its certificate has the id and the roles that the issuer says.
+/// A certificate has the id and the roles that the issuer says, against everything in its request.
 fn answer(request: &str) {
     let id = PeerId::new("voice.example", Role::Edge("edge-dub".to_owned())).expect("it is an id");
     if let Ok(certificate) = ISSUER.answer(request, &Leaf::of(id.clone()), NOW) {

@@ -36,7 +36,7 @@ pub struct Bounds {
     before: BTreeMap<NodeId, Before>,
 }
 
-/// What a vantage reported of late.
+/// The recent reports of a vantage.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Before {
     /// The newest tick among its reports. Another report on the same tick makes no room: nobody grows by speaking twice.

@@ -23,7 +23,7 @@ const SAMPLES_MIN: u64 = 2;
 /// Fewest other vantages that a vantage contradicts: of two that disagree, either may be right.
 const OTHERS_MIN: u32 = 2;
 
-/// What a vantage says about a component of a region in one tick. In between it says neither.
+/// The word of a vantage about a component of a region in one tick. In between it says neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Word {
     /// At most one attempt of twenty failed.
@@ -32,7 +32,7 @@ pub enum Word {
     Fails,
 }
 
-/// What one vantage said against all others.
+/// The contradictions of one vantage to all others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Contradiction {
     pub(crate) region: RegionId,
@@ -174,7 +174,7 @@ impl Suspects {
         self.0.keys().filter(|vantage| self.is_suspect(vantage))
     }
 
-    /// What people are told: one reason for each suspect vantage and region that it is alone about.
+    /// The reasons for operators: one for each suspect vantage and region that it is alone about.
     pub fn reasons(&self) -> Vec<Reason> {
         let mut reasons = Vec::new();
         for (vantage, regions) in &self.0 {

@@ -50,7 +50,7 @@ struct SeenByAll {
     traffic: BTreeMap<RegionId, (TrafficSeen, usize)>,
     /// Reports of suspect vantages that are not compared with the others yet.
     held: Vec<TickReport>,
-    /// What suspect vantages claimed alone; it does not count.
+    /// The claims that suspect vantages made alone; they do not count.
     left_out: Vec<(NodeId, Contradiction)>,
 }
 

@@ -249,8 +249,8 @@ fn any_report() -> impl Strategy<Value = TickReport> {
 }
 
 proptest! {
-    /// Whatever a vantage writes, and however often: no component of a region has more attempts than it can have seen, no
-    /// attempt appears from nowhere, and cutting a cut report changes nothing.
+    /// No component of a region has more attempts than a vantage can have seen, whatever the vantage writes and however
+    /// often; no attempt appears from nowhere, and cutting a cut report changes nothing.
     #[test]
     fn no_report_counts_for_more_than_its_vantage_can_have_seen(reports in prop::collection::vec(any_report(), 1..8)) {
         let (mut bounds, topology) = (bounds(), topology());

@@ -122,7 +122,7 @@ impl Access {
         self.unknown_signer.notified().await;
     }
 
-    /// How many sessions each tenant has.
+    /// The number of sessions of each tenant.
     pub(super) fn for_each_tenant(&self, mut tell: impl FnMut(&str, u32)) {
         for (tenant, usage) in self.tenants.lock().iter() {
             tell(tenant, usage.sessions());

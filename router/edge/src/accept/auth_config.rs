@@ -10,7 +10,7 @@ use topology::document::Span;
 /// Longest difference of clocks that an operator may allow.
 const LEEWAY_MAX: Duration = Duration::from_secs(600);
 
-/// Which devices may use this edge.
+/// The devices that may use this edge.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Auth {

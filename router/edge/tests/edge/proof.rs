@@ -338,7 +338,7 @@ async fn an_edge_in_plain_text_is_told_to_prove_itself() {
     let world = World::of("", &planned_at(&[("eu-west", address)]).await);
     let refused = open(world.address, &[]).await.err().unwrap();
     assert_eq!(refused.status().as_u16(), 503);
-    // What the stack says is meant for the edge, and a device could do nothing about it.
+    // The stack's text is meant for the edge, and a device could do nothing about it.
     let answer = world.ask(MODELS).await;
     assert!(
         answer.starts_with("HTTP/1.1 503 ") && answer.contains("no_region"),

@@ -66,7 +66,7 @@ impl Tool {
         }
     }
 
-    /// How well it fits the words.
+    /// Its fit to the words.
     fn score(&self, said: &[String]) -> usize {
         let said: BTreeSet<String> = said.iter().map(|word| stem(word)).collect();
         let content = tokens(&self.description).into_iter();
