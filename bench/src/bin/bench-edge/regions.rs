@@ -23,7 +23,7 @@ use crate::proxies::{Kind, Over, Place, Proxy};
 /// Callers at once.
 pub(crate) const CALLERS: usize = 500;
 /// The region of the callers, the edge near it, and the region that peers use after its loss.
-pub(crate) const REGION: &str = "us-east";
+const REGION: &str = "us-east";
 pub(crate) const EDGE: &str = "edge-iad";
 const BACKUP: &str = "us-west";
 /// The edge of the reference caller, whose region sees no fault.
