@@ -54,7 +54,7 @@ bench-control: ## decisions, ingest and publication to 1,000 nodes, written to d
 	tools/setup run
 	cargo bench --locked -p server --bench control
 
-bench-edge: ## the edge beside nginx and HAProxy, written to docs/benchmarks.md and docs/benchmarks/edge.json (release build)
+bench-edge: ## the edge beside nginx and HAProxy, mutual TLS to stacks on beside off, written to docs/benchmarks.md and docs/benchmarks/edge.json (release build)
 	tools/setup bench
 	cargo build --locked --workspace --bins --release
 	target/release/bench-edge

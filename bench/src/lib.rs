@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, bail};
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
+use serde_json::Value;
 
 use drill::report::percentile;
 
@@ -160,14 +161,37 @@ pub fn docs() -> anyhow::Result<PathBuf> {
 /// Writes docs/benchmarks/`file` and the section of docs/benchmarks.md that stands between the markers of `bench`.
 pub fn write(docs: &Path, bench: &str, file: &str, figures: &impl Serialize, section: &str) -> anyhow::Result<()> {
     let folder = docs.join("benchmarks");
-    let write = |path: PathBuf, text: &str| {
-        std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
-    };
     std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    write(folder.join(file), &(serde_json::to_string_pretty(figures)? + "\n"))?;
+    write_file(&folder.join(file), &(serde_json::to_string_pretty(figures)? + "\n"))?;
     let page = docs.join("benchmarks.md");
     let before = std::fs::read_to_string(&page).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
-    write(page, &with_section(&before, bench, section))
+    write_file(&page, &with_section(&before, bench, section))
+}
+
+/// As [`write`], for one part of a bench: `figures` stand under `key` in the file, whose other figures stay.
+pub fn write_part(
+    docs: &Path,
+    bench: &str,
+    (file, key): (&str, &str),
+    figures: Value,
+    section: &str,
+) -> anyhow::Result<()> {
+    let path = docs.join("benchmarks").join(file);
+    let before = std::fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
+    let whole = with_key(&before, key, figures).with_context(|| format!("cannot add to {}", path.display()))?;
+    write(docs, bench, file, &whole, section)
+}
+
+fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// The JSON object in `text` with another value under `key`.
+fn with_key(text: &str, key: &str, value: Value) -> anyhow::Result<Value> {
+    let mut whole: Value = serde_json::from_str(text)?;
+    let object = whole.as_object_mut().context("it is no JSON object")?;
+    object.insert(key.to_owned(), value);
+    Ok(whole)
 }
 
 /// The page with the bench's section replaced, or added at the end.
@@ -182,6 +206,8 @@ fn with_section(page: &str, bench: &str, section: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -194,6 +220,14 @@ mod tests {
         assert_eq!(with_section(&first, "one", "new"), first.replace("old", "new"));
         let both = with_section(&first, "two", "its own");
         assert!(both.starts_with(first.trim_end()) && both.contains("<!-- two begins -->\nits own"));
+    }
+
+    #[test]
+    fn a_part_is_written_beside_the_figures_of_the_other_parts() {
+        let whole = with_key(r#"{"a": 1, "b": 2}"#, "b", json!({"c": 3})).unwrap();
+        assert_eq!(whole, json!({"a": 1, "b": {"c": 3}}));
+        assert!(with_key("[]", "b", json!(1)).is_err());
+        assert!(with_key("cut sho", "b", json!(1)).is_err());
     }
 
     #[test]

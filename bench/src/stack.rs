@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use daemon::Announcement;
-use identity::{Identity, PeerId, ca::Leaf};
+use identity::{Identity, PeerId, ca::Leaf, files::Files};
 use tokio::sync::broadcast;
 use world::{authority::Folder, process::Supervised};
 
@@ -48,6 +48,13 @@ pub async fn start(state_dir: &Path, more: &str) -> anyhow::Result<(Supervised, 
 /// Makes the certificates of a stack and of an edge below `folder`. Returns the stack's section `[identity]`, which lets in only callers
 /// with a certificate, and the edge's identity.
 pub fn required_identity(folder: &Path) -> anyhow::Result<(String, Arc<Identity>)> {
+    let (stack, edge) = certificates(folder, REGION, "bench")?;
+    let edge = Identity::load(edge, daemon::clock::now)?;
+    Ok((identity_section(&stack) + "mode = \"required\"\n", edge))
+}
+
+/// Makes an authority below `folder`, and the certificates of a stack of `region` and of the edge of this name.
+pub fn certificates(folder: &Path, region: &str, edge: &str) -> anyhow::Result<(Files, Files)> {
     let now = daemon::clock::now();
     let authority = Folder::at(folder.join("authority"));
     authority.create(ZONE, now)?;
@@ -55,12 +62,17 @@ pub fn required_identity(folder: &Path) -> anyhow::Result<(String, Arc<Identity>
         let leaf = Leaf::of(PeerId::new(ZONE, role.parse()?)?);
         Ok(authority.issue(&leaf, &folder.join(name), now)?)
     };
-    let files = issue(&format!("stack/{REGION}/a"), "stack")?;
-    let edge = Identity::load(issue("edge/bench", "edge")?, daemon::clock::now)?;
-    let [certificate, key, trust] = [files.certificate, files.key, files.trust].map(|path| path.display().to_string());
-    let section =
-        format!("[identity]\nmode = \"required\"\ncertificate = {certificate:?}\nkey = {key:?}\ntrust = {trust:?}\n");
-    Ok((section, edge))
+    Ok((
+        issue(&format!("stack/{region}/a"), "stack")?,
+        issue(&format!("edge/{edge}"), "edge")?,
+    ))
+}
+
+/// The section `[identity]` of a process's configuration that names these files.
+pub fn identity_section(files: &Files) -> String {
+    let [certificate, key, trust] =
+        [&files.certificate, &files.key, &files.trust].map(|path| path.display().to_string());
+    format!("[identity]\ncertificate = {certificate:?}\nkey = {key:?}\ntrust = {trust:?}\n")
 }
 
 /// The models of the source tree around this program.

@@ -9,6 +9,7 @@ use std::{
     path::Path,
 };
 
+use identity::{Mode, ToStacks};
 use topology::{Location, RegionId, Role, Topology};
 
 use crate::{
@@ -209,7 +210,8 @@ impl Layout {
             .map_or_else(String::new, |address| format!("http://{address}"))
     }
 
-    /// Base URL of a region's stack. It serves those that prove to be an edge or a control plane.
+    /// Base URL of a region's stack. It serves those that prove to be an edge or a control plane, unless
+    /// [`Settings::stacks_admit`] is lower.
     pub fn stack_url(&self, region: &RegionId) -> Option<String> {
         let stack = self.topology.regions.get(region)?.stacks.first()?;
         Some(format!("https://{}", stack.address))
@@ -228,6 +230,10 @@ impl Layout {
     pub fn write_configuration(&self, settings: &Settings, kinds: &[Kind], etcd: &[String]) -> std::io::Result<()> {
         let affinity_key = hex::encode(random_bytes::<32>());
         let checkpoint_key = hex::encode(random_bytes::<32>());
+        let to_stacks = match settings.stacks_admit {
+            Mode::Off => ToStacks::Off,
+            Mode::Permissive | Mode::Required => ToStacks::Required,
+        };
         for (name, kind) in self.processes().into_iter().filter(|(_, kind)| kinds.contains(kind)) {
             let folder = settings.state_dir.join(&name);
             // The files of edges and stacks contain a secret key; others read neither them nor their folder.
@@ -237,7 +243,7 @@ impl Layout {
                 Kind::ControlPlane => {
                     std::fs::write(folder.join("topology.toml"), topology_document(&self.topology))?;
                     std::fs::write(folder.join("policy.toml"), &settings.policy)?;
-                    self.control_plane_document(&name, etcd)
+                    self.control_plane_document(&name, etcd, to_stacks)
                 }
                 Kind::Dns => self.node_document(&name, self.dns, &folder) + IDENTITY,
                 Kind::Edge => {
@@ -248,6 +254,7 @@ impl Layout {
                     let _ = writeln!(text, "affinity_key = \"{affinity_key}\"");
                     text.push_str(EDGE_DRAIN);
                     text.push_str(IDENTITY);
+                    let _ = writeln!(text, "stacks = \"{to_stacks}\"");
                     if !settings.origins.is_empty() {
                         let _ = writeln!(text, "\n[cors]\norigins = {}", list(&settings.origins));
                     }
@@ -279,7 +286,7 @@ impl Layout {
         )
     }
 
-    fn control_plane_document(&self, name: &str, etcd: &[String]) -> String {
+    fn control_plane_document(&self, name: &str, etcd: &[String], to_stacks: ToStacks) -> String {
         let store = if etcd.is_empty() {
             "file = \"store.redb\"".to_owned()
         } else {
@@ -290,7 +297,7 @@ impl Layout {
         };
         format!(
             "node = {}\nlisten = \"{}\"\nadmin_listen = \"{}\"\n\
-             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\n{store}\n{IDENTITY}mode = \"required\"\nissuer_certificate = \"../identity/issuer.crt\"\nissuer_key = \"../identity/issuer.key\"\n",
+             topology = \"topology.toml\"\npolicy = \"policy.toml\"\n\n[store]\n{store}\n{IDENTITY}mode = \"required\"\nstacks = \"{to_stacks}\"\nissuer_certificate = \"../identity/issuer.crt\"\nissuer_key = \"../identity/issuer.key\"\n",
             quoted(name),
             self.control_planes[name],
             self.admin[name],
@@ -495,6 +502,36 @@ mod tests {
                 "trust": "etcd/trust.crt",
             });
             assert_eq!(document["store"], store);
+        }
+    }
+
+    #[test]
+    fn edges_and_control_planes_talk_to_stacks_in_the_way_that_these_admit() {
+        let layout = Layout::at([127, 9, 7], 0, StoreKind::Embedded);
+        for (stacks_admit, mode, stacks) in [
+            (Mode::Off, "off", "off"),
+            (Mode::Permissive, "permissive", "required"),
+            (Mode::Required, "required", "required"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let settings = Settings {
+                stacks_admit,
+                ..Settings::new(folder.path().to_owned())
+            };
+            let kinds = [Kind::Stack, Kind::ControlPlane, Kind::Edge];
+            layout.write_configuration(&settings, &kinds, &[]).unwrap();
+            let identity = |name: &str, kind: Kind| -> serde_json::Value {
+                let text = std::fs::read_to_string(configuration_file(folder.path(), name, kind)).unwrap();
+                let document: BTreeMap<String, serde_json::Value> = daemon::config::parse(name, &text).unwrap();
+                document["identity"].clone()
+            };
+            assert_eq!(identity("us-east", Kind::Stack)["mode"], mode);
+            assert_eq!(identity("edge-iad", Kind::Edge)["stacks"], stacks);
+            let control_plane = identity(CONTROL_PLANE, Kind::ControlPlane);
+            assert_eq!(
+                (&control_plane["mode"], &control_plane["stacks"]),
+                (&"required".into(), &stacks.into())
+            );
         }
     }
 

@@ -26,7 +26,7 @@ pub struct Settings {
     /// origin.
     pub origins: Vec<String>,
     /// Whom the stacks let in. Benches that talk to a stack themselves, or through a proxy without a certificate, need
-    /// `Permissive`; edges prove who they are in both.
+    /// `Permissive`; edges prove who they are in both. With `Off`, edges and control planes talk to stacks in plain text.
     pub stacks_admit: identity::Mode,
     /// Deadline for one process to become ready.
     pub ready_timeout: Duration,

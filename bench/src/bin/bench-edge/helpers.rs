@@ -3,6 +3,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::Path,
     process::Stdio,
 };
 
@@ -17,7 +18,7 @@ use tokio::{
 use crate::{
     clients::{Counts, Devices, Order},
     open_files::raise_open_files,
-    upstream::{self, Behaviour},
+    upstream::{self, Behaviour, Part},
 };
 
 /// Name of the role of [`Upstream`].
@@ -73,8 +74,17 @@ pub(crate) struct Upstream {
 
 impl Upstream {
     pub(crate) async fn start(manner: Behaviour) -> anyhow::Result<Self> {
+        Self::start_with(manner, None).await
+    }
+
+    /// As [`Self::start`], and lets in only edges with a certificate; its own lies in this folder.
+    pub(crate) async fn start_with(manner: Behaviour, identity: Option<&Path>) -> anyhow::Result<Self> {
         let mut helper = Helper::start(UPSTREAM)?;
-        let address = helper.ask(&manner).await?;
+        let part = Part {
+            manner,
+            identity: identity.map(Path::to_owned),
+        };
+        let address = helper.ask(&part).await?;
         Ok(Self { helper, address })
     }
 
@@ -109,10 +119,11 @@ pub(crate) fn play(role: &str) -> anyhow::Result<()> {
     runtime.block_on(async {
         let mut orders = orders();
         if role == UPSTREAM {
-            let manner = orders.recv().await.context("no order")?;
+            let part: Part = serde_json::from_str(&orders.recv().await.context("no order")?)?;
+            let door = part.door()?;
             let listener = upstream::listen((Ipv4Addr::LOCALHOST, 0).into())?;
             println!("{}", serde_json::to_string(&listener.local_addr()?)?);
-            let serve = upstream::serve(listener, serde_json::from_str(&manner)?);
+            let serve = upstream::serve(listener, door, part.manner);
             tokio::select! {
                 () = serve => {}
                 _ = orders.recv() => {}

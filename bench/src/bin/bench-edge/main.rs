@@ -1,11 +1,14 @@
 //! Measures the edge beside nginx and HAProxy: on the same machine, with the same stack and load, in runs that take turns. It measures
-//! processor time and memory of the proxies, bursts, many sessions at once, and the fate of sessions whose region is killed or freezes. Writes docs/benchmarks/edge.json and a section of docs/benchmarks.md: `make bench-edge`.
+//! processor time and memory of the proxies, bursts, many sessions at once, and the fate of sessions whose region is killed or freezes. Then
+//! it measures mutual TLS between edges and stacks beside plain text. Writes docs/benchmarks/edge.json and two sections of
+//! docs/benchmarks.md: `make bench-edge`.
 //!
 //! Everything is on loopback and on the same cores, so the bench compares the cost of the proxies, not their speed.
 
 mod clients;
 mod helpers;
 mod http;
+mod mtls;
 mod open_files;
 mod proxies;
 mod regions;
@@ -21,14 +24,17 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bench::{docs, write};
+use bench::{docs, write, write_part};
+use identity::Mode;
 
 use crate::{
     helpers::Upstream,
+    mtls::Comparison,
     open_files::raise_open_files,
     proxies::{Kind, Over, Place, Proxy},
     regions::{Fault, Scene},
     report::Bench,
+    sessions::FRAMES,
     tls::Certificate,
     upstream::Behaviour,
 };
@@ -40,8 +46,10 @@ const HELD_ALONE: usize = 9_000;
 /// Sessions on one machine, and processes that share its port: some 8,300 each, as the kernel deals them out.
 const HELD_TOGETHER: (usize, usize) = (50_000, 6);
 
+/// The part that may be measured and written alone, because it has a section of its own.
+const MTLS: &str = "mtls";
 /// The parts of the bench.
-const PARTS: [&str; 6] = ["http", "frames", "idle", "burst", "hold", "regions"];
+const PARTS: [&str; 7] = ["http", "frames", "idle", "burst", "hold", "regions", MTLS];
 
 struct Arguments {
     runs: usize,
@@ -96,21 +104,33 @@ async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
         runs,
         place: Place {
             certificate: Certificate::make(&folder)?,
+            to_stacks: None,
             folder,
         },
     };
     let mut bench = Bench::new(runs).await?;
-    let result = stage.play(&parts, &mut bench).await;
+    let mut comparison = Comparison::new(runs);
+    let result = stage.play(&parts, &mut bench, &mut comparison).await;
     // The folder holds configurations and logs only.
     let _ = std::fs::remove_dir_all(&stage.place.folder);
     result?;
     bench.took_s = stage.began.elapsed().as_secs();
-    let section = bench.section();
-    println!("\n{section}");
-    if parts.len() == PARTS.len() {
-        write(&docs, "bench-edge", "edge.json", &bench.document(), &section)?;
+    let (whole, alone) = (parts.len() == PARTS.len(), parts == [MTLS]);
+    if !alone {
+        let section = bench.section();
+        println!("\n{section}");
+        if whole {
+            write(&docs, "bench-edge", "edge.json", &bench.document(), &section)?;
+        }
+    }
+    if parts.iter().any(|part| part == MTLS) {
+        println!("\n{}", comparison.section());
+    }
+    if whole || (alone && runs >= RUNS) {
+        let (figures, section) = (comparison.document(), comparison.section());
+        write_part(&docs, "bench-mtls", ("edge.json", MTLS), figures, &section)?;
     } else {
-        println!("\nOnly a part was measured, so nothing was written.");
+        println!("\nOnly a part was measured, or fewer than {RUNS} runs, so nothing was written.");
     }
     Ok(())
 }
@@ -126,7 +146,7 @@ impl Stage {
         println!("{:6.1} s  {what}", self.began.elapsed().as_secs_f64());
     }
 
-    async fn play(&self, parts: &[String], bench: &mut Bench) -> anyhow::Result<()> {
+    async fn play(&self, parts: &[String], bench: &mut Bench, comparison: &mut Comparison) -> anyhow::Result<()> {
         for part in parts {
             match part.as_str() {
                 "http" => self.http(bench).await?,
@@ -134,7 +154,8 @@ impl Stage {
                 "idle" => self.idle(bench).await?,
                 "burst" => self.burst(bench).await?,
                 "hold" => self.hold(bench).await?,
-                _ => self.regions(bench).await?,
+                "regions" => self.regions(bench).await?,
+                _ => mtls::measure(self, comparison).await?,
             }
         }
         Ok(())
@@ -187,7 +208,7 @@ impl Stage {
         for run in 1..=self.runs {
             for over in [Over::Plain, Over::Tls] {
                 for (kind, proxy) in &proxies {
-                    let cpu_us = sessions::frame_cpu_us(proxy, over).await?;
+                    let cpu_us = sessions::frame_cpu_us(proxy, over, FRAMES).await?;
                     let kind_name = kind.as_str();
                     self.say(&format!(
                         "frames {run}, {over:?}: {kind_name} {cpu_us:.2} µs of CPU a frame"
@@ -195,7 +216,7 @@ impl Stage {
                     bench.frame_cpu_us.add(over, *kind, cpu_us);
                 }
             }
-            let cpu_us = sessions::frame_cpu_us(&kept, Over::Plain).await?;
+            let cpu_us = sessions::frame_cpu_us(&kept, Over::Plain, FRAMES).await?;
             self.say(&format!("frames {run}: meridian {cpu_us:.2} µs, with continuity"));
             bench.frame_cpu_us_with_continuity.push(cpu_us);
         }
@@ -267,7 +288,7 @@ impl Stage {
         let utterances = regions::utterances();
         for run in 1..=self.runs {
             for fault in [Fault::Kill, Fault::Freeze] {
-                let scene = Scene::set(&self.place, &utterances).await?;
+                let scene = Scene::set(&self.place, &utterances, Mode::Permissive).await?;
                 for kind in Kind::ALL.into_iter().filter(|kind| run == 1 || *kind == Kind::Meridian) {
                     let callers = scene.play(kind, fault).await?;
                     self.say(&format!(

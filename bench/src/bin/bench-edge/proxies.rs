@@ -11,7 +11,8 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bench::memory_kib;
+use bench::{memory_kib, stack::identity_section};
+use identity::files::Files;
 use node::LastGood;
 use rustix::process::{Pid, Signal, kill_process_group};
 use serde::Serialize;
@@ -58,11 +59,14 @@ pub(crate) enum Over {
     Tls,
 }
 
-/// The folder of the proxies' files, and the certificate that they show.
+/// The folder of the proxies' files, and the certificates that they show.
 #[derive(Debug, Clone)]
 pub(crate) struct Place {
     pub(crate) folder: PathBuf,
+    /// The certificate for devices.
     pub(crate) certificate: Certificate,
+    /// The certificate with which edges prove to stacks who they are; `None` for plain text.
+    pub(crate) to_stacks: Option<Files>,
 }
 
 impl Place {
@@ -70,7 +74,7 @@ impl Place {
     pub(crate) fn within(&self, name: &str) -> Self {
         Self {
             folder: self.folder.join(name),
-            certificate: self.certificate.clone(),
+            ..self.clone()
         }
     }
 }
@@ -156,7 +160,7 @@ impl Proxy {
         }
         std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         let mut command = match kind {
-            Kind::Meridian => edge(&listen, stacks, folder)?,
+            Kind::Meridian => edge(&listen, stacks, place.to_stacks.as_ref(), folder)?,
             Kind::Nginx => nginx(&listen, stacks, folder)?,
             Kind::Haproxy => haproxy(&listen, stacks, folder)?,
         };
@@ -264,8 +268,21 @@ pub(crate) fn free_address() -> anyhow::Result<SocketAddr> {
     bail!("no free port on loopback")
 }
 
+/// The name of the edge.
+pub(crate) const EDGE: &str = "edge-bench";
+
+/// The region of the stack with this index.
+pub(crate) fn region(index: usize) -> String {
+    format!("region-{index}")
+}
+
 /// Writes a plan to disk, so that the edge needs no control plane. Each stack is a region of its own, so that sessions can move.
-fn edge(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Result<Command> {
+fn edge(
+    listen: &Listen<'_>,
+    stacks: &[SocketAddr],
+    to_stacks: Option<&Files>,
+    folder: &Path,
+) -> anyhow::Result<Command> {
     let program = world::settings::default_binaries_dir().join("meridian-edge");
     if !program.is_file() {
         bail!(
@@ -284,10 +301,11 @@ fn edge(listen: &Listen<'_>, stacks: &[SocketAddr], folder: &Path) -> anyhow::Re
             certificate,
         },
     ) = (free_address()?, listen);
+    let identity = to_stacks.map(identity_section).unwrap_or_default();
     let text = format!(
-        "node = \"edge-bench\"\nlisten = [\"{plain}\"]\nadmin_listen = \"{admin}\"\ncontrol_planes = []\n\
+        "node = \"{EDGE}\"\nlisten = [\"{plain}\"]\nadmin_listen = \"{admin}\"\ncontrol_planes = []\n\
          state_dir = \"state\"\nreuse_port = true\naffinity_key = \"{}\"\n\n{LIMITS}\n\
-         [tls]\nlisten = [\"{tls}\"]\ncertificate = {:?}\nkey = {:?}\n",
+         [tls]\nlisten = [\"{tls}\"]\ncertificate = {:?}\nkey = {:?}\n\n{identity}",
         "5a".repeat(32),
         certificate.chain,
         certificate.key,
@@ -314,9 +332,7 @@ idle = \"1h\"
 ";
 
 fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> {
-    let names: Vec<String> = (0..stacks.len().max(2))
-        .map(|index| format!("region-{index}"))
-        .collect();
+    let names: Vec<String> = (0..stacks.len().max(2)).map(region).collect();
     let mut text = "zone = \"voice.example\"\n".to_owned();
     for (index, name) in names.iter().enumerate() {
         // A primary needs a backup, also where the bench has only one stack: this address, which no session ever asks.
@@ -335,7 +351,7 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
     }
     let _ = write!(
         text,
-        "\n[[edge]]\nid = \"edge-bench\"\naddresses = [\"{}\"]\nport = {}\nlatitude = 0.0\nlongitude = 0.0\n\
+        "\n[[edge]]\nid = \"{EDGE}\"\naddresses = [\"{}\"]\nport = {}\nlatitude = 0.0\nlongitude = 0.0\n\
          \n[[name-server]]\nid = \"ns1\"\naddress = \"127.0.0.1\"\n",
         address.ip(),
         address.port()

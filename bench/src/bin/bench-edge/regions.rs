@@ -5,12 +5,13 @@
 //! The stacks recognise and speak by script: a sound carries its text and a checksum, as a modem's does. Real recognition of 500 people
 //! at once does not fit on two cores and is not the subject of this bench; everything else is as in production.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use anyhow::{Context as _, ensure};
 use client::{Call, CallOptions, Pacing, Turn, TurnEnd, Utterance};
 use drill::report::percentile;
 use futures_util::{StreamExt as _, future::join_all, stream};
+use identity::Mode;
 use serde::Serialize;
 use speech::scripted::sound_of;
 use tokio::time::{Instant, sleep_until};
@@ -23,8 +24,10 @@ use crate::proxies::{Kind, Over, Place, Proxy};
 pub(crate) const CALLERS: usize = 500;
 /// The region of the callers, the edge near it, and the region that peers use after its loss.
 const REGION: &str = "us-east";
-const EDGE: &str = "edge-iad";
+pub(crate) const EDGE: &str = "edge-iad";
 const BACKUP: &str = "us-west";
+/// The edge of the reference caller, whose region sees no fault.
+const OTHER_EDGE: &str = "edge-dub";
 /// Callers begin to speak at times spread over this duration: people do not speak in step.
 const SPREAD: Duration = Duration::from_millis(1_500);
 /// The fault comes this long after the first caller began. By then all speak, and none has finished.
@@ -94,11 +97,16 @@ struct Reference {
 }
 
 impl Scene {
-    pub(crate) async fn set(place: &Place, utterances: &Arc<Vec<Utterance>>) -> anyhow::Result<Self> {
+    /// Sets the scene. The peers have no certificate and need stacks that admit `Permissive`; edges prove who they are there, and ask the
+    /// stacks for their certificates, all the same.
+    pub(crate) async fn set(
+        place: &Place,
+        utterances: &Arc<Vec<Utterance>>,
+        stacks_admit: Mode,
+    ) -> anyhow::Result<Self> {
         let mut settings = world::Settings::new(place.folder.join("world"));
         settings.engine = Engine::Scripted;
-        // The peers have no certificate. The edge proves who it is, and asks the stacks for theirs, all the same.
-        settings.stacks_admit = identity::Mode::Permissive;
+        settings.stacks_admit = stacks_admit;
         let world = World::start(settings).await?;
         let options = CallOptions {
             host: Some(world.layout().topology.zone.clone()),
@@ -123,7 +131,7 @@ impl Scene {
 
     /// A turn without a fault.
     async fn reference(&self) -> anyhow::Result<Reference> {
-        let mut call = Call::open(self.stack(BACKUP)?, &self.options).await?;
+        let mut call = Call::open(edge_address(&self.world, OTHER_EDGE)?, &self.options).await?;
         let utterance = &self.utterances[CALLERS];
         let turn = call.turn(utterance, Pacing::RealTime).await?;
         call.hang_up().await;
@@ -140,7 +148,7 @@ impl Scene {
         })
     }
 
-    fn stack(&self, region: &str) -> anyhow::Result<std::net::SocketAddr> {
+    fn stack(&self, region: &str) -> anyhow::Result<SocketAddr> {
         let region = self.world.layout().topology.regions.get(&RegionId::new(region)?);
         let stack = region.and_then(|region| region.stacks.first());
         stack
@@ -151,12 +159,7 @@ impl Scene {
     /// Plays the fault while all callers talk to the region through a proxy.
     pub(crate) async fn play(&self, kind: Kind, fault: Fault) -> anyhow::Result<Callers> {
         if kind == Kind::Meridian {
-            let mut edges = self.world.layout().topology.edges.values();
-            let edge = edges
-                .find(|edge| edge.id.as_str() == EDGE)
-                .context("the topology has changed")?;
-            let address = edge.addresses.first().context("an edge has an address")?;
-            return self.callers((*address, edge.port).into(), fault).await;
+            return self.callers(edge_address(&self.world, EDGE)?, fault).await;
         }
         let stacks = [self.stack(REGION)?, self.stack(BACKUP)?];
         let proxy = Proxy::start(kind, &stacks, &self.place).await?;
@@ -176,7 +179,7 @@ impl Scene {
         self.world.shutdown().await;
     }
 
-    async fn callers(&self, address: std::net::SocketAddr, fault: Fault) -> anyhow::Result<Callers> {
+    async fn callers(&self, address: SocketAddr, fault: Fault) -> anyhow::Result<Callers> {
         let opening = (0..CALLERS).map(|_| Call::open(address, &self.options));
         let calls: Vec<_> = stream::iter(opening).buffer_unordered(OPEN_AT_ONCE).collect().await;
         let calls = calls
@@ -239,6 +242,15 @@ impl Scene {
         callers.bytes_lost += 2 * lost;
         callers.bytes_duplicated += 2 * duplicated;
     }
+}
+
+/// The address of devices at an edge of a world.
+pub(crate) fn edge_address(world: &World, name: &str) -> anyhow::Result<SocketAddr> {
+    let mut edges = world.layout().topology.edges.values();
+    let edge = edges.find(|edge| edge.id.as_str() == name);
+    let edge = edge.context("the topology of the world has changed")?;
+    let address = edge.addresses.first().context("an edge has an address")?;
+    Ok((*address, edge.port).into())
 }
 
 /// Missing and surplus samples of a recording: the rest of the expected and of the heard audio after their common beginning and end are

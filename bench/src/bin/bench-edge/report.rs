@@ -416,7 +416,7 @@ impl Bench {
 }
 
 /// Rounds to three digits behind the point, which is finer than the figures are exact.
-fn rounded(value: f64) -> f64 {
+pub(crate) fn rounded(value: f64) -> f64 {
     (value * 1_000.0).round() / 1_000.0
 }
 

@@ -18,7 +18,7 @@ const TALKING: usize = 200;
 /// A microphone delivers a frame every 20 ms.
 const FRAME_MS: u64 = 20;
 /// Three seconds of speech.
-const FRAMES: u64 = 150;
+pub(crate) const FRAMES: u64 = 150;
 /// Sessions that are silent, and sessions of a burst.
 pub(crate) const MANY: usize = 4_000;
 /// A pause for the last bytes that are under way; a proxy gives memory back at once.
@@ -41,8 +41,9 @@ fn all_well(counts: &Counts, sessions: usize) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Processor time of a proxy for one frame, in microseconds; as many go to the stack as come from it.
-pub(crate) async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f64> {
+/// Processor time of a proxy for one frame, in microseconds, while every session sends this many; as many go to the stack as come from
+/// it.
+pub(crate) async fn frame_cpu_us(proxy: &Proxy, over: Over, frames: u64) -> anyhow::Result<f64> {
     let mut clients = Clients::start()?;
     clients.tell(&open(proxy, over, TALKING, 50)).await?;
     let talk = |frames| Order::Talk {
@@ -51,7 +52,7 @@ pub(crate) async fn frame_cpu_us(proxy: &Proxy, over: Over) -> anyhow::Result<f6
     };
     let warm = clients.tell(&talk(25)).await?;
     let before = proxy.cpu()?;
-    let counts = clients.tell(&talk(FRAMES)).await?;
+    let counts = clients.tell(&talk(frames)).await?;
     let used = proxy.cpu()? - before;
     all_well(&counts, TALKING)?;
     clients.end().await;

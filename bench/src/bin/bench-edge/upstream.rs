@@ -1,13 +1,22 @@
 //! The stack behind the proxies. It does as little as the measurement allows, so that the machine's time goes to the proxies. It runs in
 //! a process of its own: `bench-edge upstream`.
 
-use std::{cell::RefCell, net::SocketAddr};
+use std::{
+    cell::RefCell,
+    future::poll_fn,
+    net::SocketAddr,
+    path::PathBuf,
+    pin::Pin,
+    sync::Arc,
+    task::{Poll, ready},
+};
 
 use ::wire::Checkpoint;
 use anyhow::Context as _;
+use identity::{Door, Identity, Link, Mode, files::Files};
 use serde::{Deserialize, Serialize};
 use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, TcpSocket, TcpStream},
 };
 
@@ -22,6 +31,24 @@ pub(crate) enum Behaviour {
     Eager,
     /// As `Usual`, with session continuity if the edge offers it: a checkpoint at the start and after every turn of [`TURN_FRAMES`].
     Keeping,
+}
+
+/// The part that a stack plays.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Part {
+    pub(crate) manner: Behaviour,
+    /// The folder of the stack's certificate; `None` for plain text.
+    pub(crate) identity: Option<PathBuf>,
+}
+
+impl Part {
+    /// The door of the stack: a real stack's, so that callers prove their ids as they do there.
+    pub(crate) fn door(&self) -> anyhow::Result<Arc<Door>> {
+        let files = self.identity.as_deref().map(Files::in_folder);
+        let identity = Identity::load_if(files, daemon::clock::now)?;
+        let identity = identity.map(|identity| (identity, Mode::Required));
+        Ok(Arc::new(Door::new(identity, |_| {})))
+    }
 }
 
 /// Two seconds of speech: a short utterance.
@@ -48,21 +75,24 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves connections.
-pub(crate) async fn serve(listener: TcpListener, manner: Behaviour) {
+pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>, manner: Behaviour) {
     loop {
         match listener.accept().await {
             // The measurement looks at the client's end of a connection, so its end here does not matter.
-            Ok((tcp, _)) => drop(tokio::spawn(connection(tcp, manner))),
+            Ok((tcp, source)) => drop(tokio::spawn(connection(tcp, source, door.clone(), manner))),
             // Too many open files: the client's end shows it.
             Err(_) => tokio::task::yield_now().await,
         }
     }
 }
 
-async fn connection(mut tcp: TcpStream, manner: Behaviour) -> std::io::Result<()> {
+async fn connection(tcp: TcpStream, source: SocketAddr, door: Arc<Door>, manner: Behaviour) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
+    let Some(mut link) = door.admit_to_stack(tcp, source).await else {
+        return Ok(());
+    };
     if manner == Behaviour::Eager {
-        tcp.write_all(accepted(false).as_bytes()).await?;
+        say(&mut link, accepted(false).as_bytes()).await?;
     }
     let mut bytes = Vec::new();
     loop {
@@ -70,18 +100,18 @@ async fn connection(mut tcp: TcpStream, manner: Behaviour) -> std::io::Result<()
             let head = String::from_utf8_lossy(&bytes[..end]).to_ascii_lowercase();
             bytes.drain(..end);
             if !head.contains("upgrade: websocket") {
-                tcp.write_all(ANSWER).await?;
+                say(&mut link, ANSWER).await?;
                 continue;
             }
             let keeps =
                 manner == Behaviour::Keeping && head.contains(&format!("{}: {}", ::wire::HEADER, ::wire::VERSION));
             if manner != Behaviour::Eager {
-                tcp.write_all(accepted(keeps).as_bytes()).await?;
+                say(&mut link, accepted(keeps).as_bytes()).await?;
             }
-            return session(tcp, bytes, keeps).await;
+            return session(link, bytes, keeps).await;
         }
         bytes.reserve(1024);
-        if tcp.read_buf(&mut bytes).await? == 0 {
+        if link.read_buf(&mut bytes).await? == 0 {
             return Ok(());
         }
     }
@@ -99,7 +129,7 @@ fn accepted(keeps: bool) -> String {
     )
 }
 
-async fn session(mut tcp: TcpStream, early: Vec<u8>, keeps: bool) -> std::io::Result<()> {
+async fn session(mut link: Link, early: Vec<u8>, keeps: bool) -> std::io::Result<()> {
     let answer = wire::plain(&[0x55; PAYLOAD_BYTES]);
     let (mut frames, mut count, mut out) = (Frames::default(), 0, Vec::new());
     if keeps {
@@ -110,14 +140,12 @@ async fn session(mut tcp: TcpStream, early: Vec<u8>, keeps: bool) -> std::io::Re
     drop(early);
     while !closed {
         if !out.is_empty() {
-            tcp.write_all(&out).await?;
+            say(&mut link, &out).await?;
             // A silent session has no buffer.
             out = Vec::new();
         }
-        tcp.readable().await?;
-        let read = BUFFER.with_borrow_mut(|buffer| {
-            let read = tcp.try_read(buffer)?;
-            frames.take(&buffer[..read], |opcode| {
+        let read = hear(&mut link, |bytes| {
+            frames.take(bytes, |opcode| {
                 closed |= opcode == CLOSE;
                 if opcode < CLOSE {
                     count += 1;
@@ -127,15 +155,31 @@ async fn session(mut tcp: TcpStream, early: Vec<u8>, keeps: bool) -> std::io::Re
                     out.extend_from_slice(&answer);
                 }
             });
-            std::io::Result::Ok(read)
         });
-        match read {
-            Ok(0) => return Ok(()),
-            Err(error) if error.kind() != std::io::ErrorKind::WouldBlock => return Err(error),
-            _ => {}
+        if read.await? == 0 {
+            return Ok(());
         }
     }
-    tcp.write_all(&[0x88, 0]).await
+    say(&mut link, &[0x88, 0]).await
+}
+
+/// Sends bytes at once. TLS may hold some back until the flush.
+async fn say(link: &mut Link, bytes: &[u8]) -> std::io::Result<()> {
+    link.write_all(bytes).await?;
+    link.flush().await
+}
+
+/// Waits for bytes, and gives them to `take` in the buffer that all sessions share. Returns their number.
+async fn hear(link: &mut Link, mut take: impl FnMut(&[u8])) -> std::io::Result<usize> {
+    poll_fn(|cx| {
+        BUFFER.with_borrow_mut(|buffer| {
+            let mut read = ReadBuf::new(buffer);
+            ready!(Pin::new(&mut *link).poll_read(cx, &mut read))?;
+            take(read.filled());
+            Poll::Ready(Ok(read.filled().len()))
+        })
+    })
+    .await
 }
 
 fn checkpoint(consumed: u64) -> Vec<u8> {
