@@ -165,6 +165,11 @@ impl Identity {
     }
 
     /// The end of life of the certificate, of the issuers above it, and of every root: the soonest of each kind.
+    /// The content of the files in use.
+    pub(crate) fn taken(&self) -> Pem {
+        self.looked.lock().taken.clone()
+    }
+
     pub fn expiry(&self) -> Vec<(&'static str, Moment)> {
         self.state.load().expiry.clone()
     }
