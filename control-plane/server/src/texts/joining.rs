@@ -57,6 +57,50 @@ pub(crate) fn unknown_token() -> &'static str {
      `meridian cert token --role KIND/NAME --reason WHY`"
 }
 
+/// The answer to a token that another process used.
+pub(crate) fn used_token(role: &str) -> String {
+    format!(
+        "the token was used with another key; if that was none of your machines, somebody else is {role} now: take it out of the topology, \
+         and give the process another name (`meridian history` says when it joined, and from which address)"
+    )
+}
+
+pub(crate) fn used_often(times: u32) -> String {
+    format!(
+        "this process has shown the token {times} times; look why it does not take the answer (`meridian history` has each), and make another \
+         token with `meridian cert token --role KIND/NAME --reason WHY`"
+    )
+}
+
+/// The answer to a token that is in the store and was not put there by a control plane.
+pub(crate) fn unvouched_token(why: impl Display) -> String {
+    format!(
+        "no control plane vouches for the token in the store: {why}; find out who writes into the store, and make another token with \
+         `meridian cert token --role KIND/NAME --reason WHY`"
+    )
+}
+
+/// Reasons for [`unvouched_token`].
+pub(crate) fn signed_by_other(id: impl Display) -> String {
+    format!("{id} signed it")
+}
+
+pub(crate) fn not_signed_by(id: impl Display) -> String {
+    format!("it shows the certificate of {id}, whose key did not sign it")
+}
+
+pub(crate) fn signer_untrusted() -> &'static str {
+    "it shows a certificate that has ended or leads to no trusted root"
+}
+
+pub(crate) fn token_unreadable(problem: &str) -> String {
+    format!("it cannot be read ({problem})")
+}
+
+pub(crate) fn token_unsigned(why: impl Display) -> String {
+    format!("the token cannot be signed: {why}")
+}
+
 pub(crate) fn token_of_other(role: &str) -> String {
     format!("the token is for {role}; an admin makes another with `meridian cert token --role KIND/NAME --reason WHY`")
 }
@@ -125,6 +169,10 @@ pub(crate) fn may_not_log_in(source: &str, why: &str) -> String {
 }
 
 /// `how` is the credential, in words.
+pub(crate) fn joined_again(role: impl Display, by: &str) -> String {
+    format!("{role} joined again, with the same key and the same token of {by}")
+}
+
 pub(crate) fn logged_in(name: &str, how: &str, until: Moment) -> String {
     format!("{name} logged in with {how}, until {until:#} UTC")
 }
