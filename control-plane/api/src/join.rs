@@ -163,7 +163,8 @@ fn check(
     }
 }
 
-/// Asks one control plane after another until one answers. A refusal is an answer.
+/// Asks one control plane after another until one answers. A refusal is an answer; that it has not got what was asked for, such as an
+/// identity provider, is none.
 async fn first<T>(
     urls: &[String],
     root: RootHash,
@@ -177,12 +178,7 @@ async fn first<T>(
         };
         match answer {
             Ok(answer) => return Ok((url.clone(), answer)),
-            Err(status)
-                if matches!(
-                    status.code(),
-                    Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
-                ) =>
-            {
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {
                 let why = status.message().to_owned();
                 return Err(JoinError::Refused { url: url.clone(), why });
             }

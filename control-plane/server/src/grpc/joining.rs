@@ -11,7 +11,7 @@ use identity::{
     operators::Unrecognised,
     signature::BadSignature,
 };
-use oidc::Person;
+use oidc::{Person, Provider};
 use parking_lot::Mutex;
 use planning::audit::{Access, AccessKind, Principal};
 use tokio::sync::watch;
@@ -96,11 +96,13 @@ impl Joining for JoiningService {
             grants,
             until,
             how,
-        } = recognised.map_err(|why| {
-            let text = texts::may_not_log_in(&source, &why);
-            self.accesses
-                .tell("log-in", self.accesses.once(AccessKind::LoginRefused, None, &text));
-            Status::permission_denied(why)
+        } = recognised.inspect_err(|status| {
+            // Other errors say nothing about the caller.
+            if status.code() == Code::PermissionDenied {
+                let text = texts::may_not_log_in(&source, status.message());
+                self.accesses
+                    .tell("log-in", self.accesses.once(AccessKind::LoginRefused, None, &text));
+            }
         })?;
         let id = self.id(Role::Operator(name.clone()));
         let leaf = move |left: Duration| Leaf {
@@ -127,15 +129,18 @@ impl Joining for JoiningService {
         &self,
         _: Request<v1::DescribeLoginRequest>,
     ) -> Result<Response<v1::LoginDescription>, Status> {
-        let provider = self
-            .operators
-            .provider()
-            .ok_or_else(|| Status::not_found(texts::no_provider()))?;
+        self.keep_pace()?;
+        let provider = self.provider()?;
+        let trust = provider.trust().map_err(|error| {
+            tracing::error!(%error, "nobody can be told where to log in");
+            Status::unavailable(texts::provider_is_away(error))
+        })?;
         let settings = provider.settings();
         Ok(Response::new(v1::LoginDescription {
             issuer: settings.issuer.clone(),
             client_id: settings.client_id.clone(),
             scope: settings.scope.clone(),
+            trust: trust.unwrap_or_default(),
         }))
     }
 }
@@ -150,11 +155,6 @@ struct LoggingIn {
     how: &'static str,
 }
 
-impl JoiningService {
-    /// Each request reads the store or a file, and its sender has proven nothing.
-    fn keep_pace(&self) -> Result<(), Status> {
-        let (mut bucket, now) = (self.pace.lock(), tokio::time::Instant::now());
-        if bucket.wait(STRANGERS, now).is_some() {
 /// Nobody joined.
 enum Unjoined {
     /// The token is no good. The audit log has it.
@@ -177,7 +177,7 @@ impl From<StoreError> for Unjoined {
     }
 }
 
-            return Err(Status::resource_exhausted(texts::too_many_strangers()));
+impl JoiningService {
     /// Lets a process in that shows the secret of a token, once or, with the same key, again until the token ends.
     async fn admit(
         &self,
@@ -241,6 +241,11 @@ impl From<StoreError> for Unjoined {
         good.map_err(Unjoined::Refused)
     }
 
+    /// Each request reads the store or a file, and its sender has proven nothing.
+    fn keep_pace(&self) -> Result<(), Status> {
+        let (mut bucket, now) = (self.pace.lock(), tokio::time::Instant::now());
+        if bucket.wait(STRANGERS, now).is_some() {
+            return Err(Status::resource_exhausted(texts::too_many_strangers()));
         }
         bucket.take(STRANGERS, now);
         Ok(())
@@ -253,12 +258,18 @@ impl From<StoreError> for Unjoined {
         }
     }
 
-    fn by_token(&self, token: &v1::OperatorToken, now: Moment) -> Result<LoggingIn, String> {
+    fn provider(&self) -> Result<Arc<Provider>, Status> {
+        let provider = self.operators.provider();
+        provider.ok_or_else(|| Status::not_found(texts::no_provider()))
+    }
+
+    fn by_token(&self, token: &v1::OperatorToken, now: Moment) -> Result<LoggingIn, Status> {
+        let refused = |why: Unrecognised| Status::permission_denied(why.to_string());
         let tokens = self.operators.tokens();
         let found = tokens.recognise(&join::hash(&token.secret), &token.name, now);
-        let found = found.map_err(|error| error.to_string())?;
+        let found = found.map_err(refused)?;
         if found.expires.since(now) < ca::LIFE_MIN {
-            return Err(Unrecognised::Ended.to_string());
+            return Err(refused(Unrecognised::Ended));
         }
         Ok(LoggingIn {
             name: found.name.clone(),
@@ -268,12 +279,20 @@ impl From<StoreError> for Unjoined {
         })
     }
 
-    async fn by_id_token(&self, token: String, now: Moment) -> Result<LoggingIn, String> {
-        let provider = self.operators.provider().ok_or_else(texts::no_provider)?;
+    async fn by_id_token(&self, token: String, now: Moment) -> Result<LoggingIn, Status> {
+        let provider = self.provider()?;
         // It may ask the provider for its keys.
         let recognising = tokio::task::spawn_blocking(move || provider.recognise(&token, now));
-        let recognised = recognising.await.map_err(|_| texts::broke_off("recognising"))?;
-        let Person { name, grants } = recognised.map_err(|error| error.to_string())?;
+        let recognised = recognising
+            .await
+            .map_err(|_| Status::internal(texts::broke_off("recognising")))?;
+        let Person { name, grants } = recognised.map_err(|error| match error {
+            oidc::Unrecognised::NoKeys(_) => {
+                tracing::warn!(%error, "nobody can log in with an id token now");
+                Status::unavailable(texts::provider_is_away(error))
+            }
+            refused => Status::permission_denied(refused.to_string()),
+        })?;
         Ok(LoggingIn {
             name,
             grants,

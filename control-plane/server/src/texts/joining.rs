@@ -117,6 +117,11 @@ pub(crate) fn no_provider() -> &'static str {
     "this control plane knows no identity provider; add [operators.oidc], or log in where the authority's key is"
 }
 
+/// A fault of the provider, which says nothing about the person.
+pub(crate) fn provider_is_away(why: impl Display) -> String {
+    format!("{why}; sign in again in a minute, or use a sealed credential (`meridian --identity DIR status`)")
+}
+
 pub(crate) fn no_issuer() -> &'static str {
     "this control plane signs no certificates; ask one that has issuer_certificate and issuer_key in [identity]"
 }
@@ -164,15 +169,15 @@ pub(crate) fn joined(role: impl Display, by: &str) -> String {
     format!("{role} joined with a token of {by}")
 }
 
+pub(crate) fn joined_again(role: impl Display, by: &str) -> String {
+    format!("{role} joined again, with the same key and the same token of {by}")
+}
+
 pub(crate) fn may_not_log_in(source: &str, why: &str) -> String {
     format!("a person or program at {source} may not log in: {why}")
 }
 
 /// `how` is the credential, in words.
-pub(crate) fn joined_again(role: impl Display, by: &str) -> String {
-    format!("{role} joined again, with the same key and the same token of {by}")
-}
-
 pub(crate) fn logged_in(name: &str, how: &str, until: Moment) -> String {
     format!("{name} logged in with {how}, until {until:#} UTC")
 }
@@ -195,6 +200,13 @@ mod tests {
             own_root_unknown().to_owned(),
             too_many_tokens(64),
             unknown_token().to_owned(),
+            used_token("edge/edge-dub"),
+            used_often(10),
+            unvouched_token(signed_by_other("spiffe://z/edge/edge-dub")),
+            unvouched_token(not_signed_by("spiffe://z/control-plane/cp-1")),
+            unvouched_token(signer_untrusted()),
+            unvouched_token(token_unreadable("no JSON")),
+            provider_is_away("the keys cannot be read"),
             token_of_other("edge/edge-dub"),
             left_the_topology("edge/edge-dub"),
             no_credential().to_owned(),
