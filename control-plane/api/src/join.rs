@@ -53,8 +53,8 @@ pub enum JoinError {
         /// Its reason.
         why: String,
     },
-    /// No control plane answered.
-    #[error("no control plane takes the token: {0}")]
+    /// No control plane answered, or each of them cannot help now.
+    #[error("no control plane lets this process or person in: {0}")]
     Unanswered(String),
     /// A control plane answered with another certificate than the token promises.
     #[error("{url} answered with {what}; this process does not use it")]
@@ -66,14 +66,16 @@ pub enum JoinError {
     },
 }
 
-/// Makes a key, and joins or logs in with a token at the first of these control planes that answers.
+/// Joins or logs in with a token at the first of these control planes that answers. The certificate is for `key` (PKCS #8, in PEM). A
+/// process whose answer was lost asks again with the same key: its token is bound to it.
 ///
 /// # Errors
 ///
 /// None of them lets the holder of the token in, or one of them does not do what the token says.
-pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined, JoinError> {
+pub async fn join(urls: &[String], token: &Token, key: String, now: Moment) -> Result<Joined, JoinError> {
     let is_promised = |peer: &Peer| peer.id.role == token.role;
-    certified(urls, token.root, now, is_promised, async |mut client, request| {
+    let asked = (key, token.root);
+    certified(urls, asked, now, is_promised, async |mut client, request| {
         let secret = token.secret().to_vec().into();
         let reply = match &token.role {
             Role::Operator(name) => {
@@ -101,7 +103,8 @@ pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined,
 /// None of them lets the person in.
 pub async fn log_in(urls: &[String], root: RootHash, id_token: &str, now: Moment) -> Result<Joined, JoinError> {
     let is_person = |peer: &Peer| matches!(peer.id.role, Role::Operator(_));
-    certified(urls, root, now, is_person, async |mut client, request| {
+    let (key, _) = ca::request()?;
+    certified(urls, (key, root), now, is_person, async |mut client, request| {
         let credential = Some(v1::log_in_request::Credential::IdToken(id_token.to_owned()));
         let reply = client.log_in(v1::LogInRequest { credential, request }).await;
         Ok(reply?.into_inner())
@@ -123,15 +126,15 @@ pub async fn describe_login(urls: &[String], root: RootHash) -> Result<v1::Login
     .map(|(_, description)| description)
 }
 
-/// Gets a new key certified.
+/// Gets a key certified.
 async fn certified(
     urls: &[String],
-    root: RootHash,
+    (key, root): (String, RootHash),
     now: Moment,
     is_wanted: impl Fn(&Peer) -> bool,
     ask: impl AsyncFn(JoiningClient<Channel>, String) -> Result<v1::JoinReply, Status>,
 ) -> Result<Joined, JoinError> {
-    let (key, request) = ca::request()?;
+    let request = ca::request_for(&key)?;
     let asked = first(urls, root, async |client| ask(client, request.clone()).await);
     let (url, reply) = asked.await?;
     let peer = check(&reply, root, now, is_wanted).map_err(|what| JoinError::Wrong { url, what })?;
@@ -160,7 +163,8 @@ fn check(
     }
 }
 
-/// Asks one control plane after another until one answers. A refusal is an answer.
+/// Asks one control plane after another until one answers. A refusal is an answer; that it has not got what was asked for, such as an
+/// identity provider, is none.
 async fn first<T>(
     urls: &[String],
     root: RootHash,
@@ -174,12 +178,7 @@ async fn first<T>(
         };
         match answer {
             Ok(answer) => return Ok((url.clone(), answer)),
-            Err(status)
-                if matches!(
-                    status.code(),
-                    Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
-                ) =>
-            {
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {
                 let why = status.message().to_owned();
                 return Err(JoinError::Refused { url: url.clone(), why });
             }

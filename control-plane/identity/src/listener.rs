@@ -100,8 +100,13 @@ pub fn listen_with_joining(
 ) -> (Incoming, Incoming) {
     let (accepted, incoming) = mpsc::channel(16);
     let (joining, newcomers) = mpsc::channel(JOINING_MAX);
+    let way_in = Joining {
+        settings: parking_lot::Mutex::new(join::Settings::of(&identity.0)),
+        connections: joining,
+        places: Places::new(JOINING_OF_ONE_MAX, JOINING_MAX),
+    };
     let door = Door {
-        joining: Some((joining, Places::new(JOINING_OF_ONE_MAX, JOINING_MAX))),
+        joining: Some(way_in),
         ..Door::new(Some(identity), count)
     };
     tokio::spawn(async move {
@@ -187,8 +192,15 @@ pub struct Door {
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
     logged: parking_lot::Mutex<(Option<Instant>, u64)>,
-    /// The way of processes that want to join, and its places; `None` where nobody joins.
-    joining: Option<(mpsc::Sender<Connection>, Arc<Places>)>,
+    /// `None` where nobody joins.
+    joining: Option<Joining>,
+}
+
+/// The way in for processes that want to join.
+struct Joining {
+    settings: parking_lot::Mutex<join::Settings>,
+    connections: mpsc::Sender<Connection>,
+    places: Arc<Places>,
 }
 
 /// A caller that was let in.
@@ -248,9 +260,9 @@ impl Door {
                             }
                             Some(Admitted::Joining(tls, place)) => {
                                 let connection = Connection::joining(*tls, source, Box::new(place));
-                                if let Some((joining, _)) = &door.joining {
+                                if let Some(joining) = &door.joining {
                                     // Fails when the process stops.
-                                    let _ = joining.send(connection).await;
+                                    let _ = joining.connections.send(connection).await;
                                 }
                                 return;
                             }
@@ -324,7 +336,7 @@ impl Door {
         let proven = |(tls, shown): (server::TlsStream<TcpStream>, Arc<Shown>)| {
             Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
         };
-        let Some((_, places)) = &self.joining else {
+        let Some(joining) = &self.joining else {
             return identity.accept(tcp).await.map(proven);
         };
         let mut hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
@@ -335,10 +347,11 @@ impl Door {
         if !join::is_wanted(&begun.client_hello()) {
             return identity.accept_begun(begun).await.map(proven);
         }
-        let Some(place) = places.take(source.ip()) else {
+        let Some(place) = joining.places.take(source.ip()) else {
             return Ok(None);
         };
-        let config = join::server(identity).map_err(|error| (io::Error::other(error), None))?;
+        let config = joining.settings.lock().newest(identity);
+        let config = config.map_err(|error| (io::Error::other(error), None))?;
         let accepting = begun.into_stream(config).into_fallible();
         let tls = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
         Ok(Some(Admitted::Joining(Box::new(tls.into()), place)))

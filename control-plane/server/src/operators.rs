@@ -37,6 +37,9 @@ impl Operators {
             provider: provider.map(|settings| Arc::new(Provider::new(settings))),
         };
         operators.read()?;
+        if let Some(provider) = &operators.provider {
+            provider.trust()?;
+        }
         Ok(operators)
     }
 

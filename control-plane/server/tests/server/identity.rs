@@ -80,6 +80,17 @@ impl Place {
         self.control_plane = ControlPlane::start_with_section(folder, |topology| topology, &self.section).await;
     }
 
+    /// Starts another control plane of this authority, with a store of its own and another section in its configuration.
+    pub(crate) async fn another(&self, section: &str) -> ControlPlane {
+        let folder = self.folder.path().join("another");
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["issuer.crt", "issuer.key"] {
+            std::fs::copy(self.folder.path().join(file), folder.join(file)).unwrap();
+        }
+        let section = self.section.clone() + section;
+        ControlPlane::start_with_section(&folder, |topology| topology, &section).await
+    }
+
     /// Shows a certificate that this place's authority issued.
     pub(crate) fn identity(&self, role: &str, grants: &str) -> Arc<Identity> {
         let files = issued(&self.issuer, &self.root, self.folder.path(), &leaf(role, grants));
