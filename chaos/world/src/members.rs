@@ -22,6 +22,7 @@ use crate::{
     Death, EtcdCluster, EtcdSettings, Settings,
     etcd::{Durability, EtcdAuthority, EtcdError, LOOK_AGAIN, Member, Size},
     process::last_words,
+    texts,
 };
 
 /// The members of a world's etcd.
@@ -218,7 +219,7 @@ impl Members {
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "the world cannot watch a member of etcd; it will not report the member's death");
+            tracing::warn!(%error, "{}", texts::MEMBER_UNWATCHED);
         }
     }
 
@@ -243,7 +244,7 @@ fn report(member: Member, status: &WaitIdStatus, deaths: &broadcast::Sender<Deat
         (None, None) => "nobody knows how".to_owned(),
     };
     let Member { name, log, .. } = member;
-    tracing::warn!(process = name, how, "a member of etcd died");
+    tracing::warn!(process = name, how, "{}", texts::PROCESS_DIED);
     let last_words = last_words(&log);
     // Sending fails if nobody subscribed, which is fine.
     let _ = deaths.send(Death {

@@ -26,6 +26,7 @@ use crate::{
     network::Network,
     process::Supervised,
     record::{Lock, RECORD_SCHEMA, RecordError, sweep},
+    texts,
 };
 pub use error::StartError;
 
@@ -478,7 +479,7 @@ fn issue_due(folder: &Folder, leaves: &[(Leaf, PathBuf)], now: Moment) {
         if is_half_over(into, now)
             && let Err(error) = folder.issue(leaf, into, now)
         {
-            tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
+            tracing::error!(id = %leaf.id, %error, "{}", texts::CERTIFICATE_NOT_ISSUED);
         }
     }
 }
