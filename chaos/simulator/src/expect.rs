@@ -262,7 +262,8 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
 }
 
 fn parse_level(word: &str) -> Result<Level, String> {
-    word.parse().map_err(|_| texts::unknown("level", word, Level::ALL))
+    word.parse()
+        .map_err(|_| texts::unknown("level", word, ["L0", "L1", "L2", "L3", "L4", "L5"]))
 }
 
 /// A code by its name in documents: a misspelt one would never appear, and `never` would always be met.

@@ -26,6 +26,9 @@ pub(crate) fn older_than_on_disk(number: PlanNumber, kept: PlanNumber) -> String
     format!("plan {number} is older than plan {kept} on disk; the node keeps the newer one")
 }
 
+pub(crate) const REFUSED: &str =
+    "this node refused a plan; it keeps the one that it has, and `meridian status` shows the reason";
+
 // The last good plan.
 
 pub(crate) const CANNOT_SAVE: &str = "cannot write the last good plan; the plan is applied, and a restart without a control plane would \
@@ -84,6 +87,7 @@ mod tests {
     fn every_sentence_says_what_is_wrong_and_what_the_node_or_a_person_does() {
         let number = PlanNumber::default();
         let constants = [
+            REFUSED,
             CANNOT_SAVE,
             CANNOT_LOAD,
             DAMAGED,
