@@ -45,9 +45,8 @@ pub struct Addresses {
 /// Starts a stack as tasks of the process. Returns when its engines work and it takes calls.
 pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) -> anyhow::Result<Addresses> {
     config.check()?;
-    let bind = |listen: SocketAddr, what: &str| {
-        daemon::listen(listen).with_context(|| format!("cannot listen on {listen} for {what}"))
-    };
+    let bind =
+        |listen: SocketAddr, what: &str| daemon::listen(listen).with_context(|| texts::cannot_listen(listen, what));
     let service_listener = bind(config.listen, "devices and edges")?;
     let admin_listener = bind(config.admin_listen, "metrics and health")?;
     let addresses = Addresses {
@@ -58,8 +57,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     let identity = own_identity(&config)?;
     let (store, writer) = session_store(&config).await?;
     let expiry = Expiry(identity.as_ref().map(|(identity, _)| identity.clone()));
-    let stack =
-        Stack::new(config, engines, store, expiry, tasks.stop_token()).context("cannot start engine threads")?;
+    let stack = Stack::new(config, engines, store, expiry, tasks.stop_token()).context(texts::NO_THREADS)?;
     let stack = Arc::new(stack);
     stack.readiness.set("engines", false);
     stack.readiness.set("listener", false);
@@ -94,8 +92,8 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     });
 
     let warmed_up = tokio::select! {
-        result = stack.warm_up() => result.context("the speech engines do not work"),
-        () = stack.draining.cancelled() => Err(anyhow::anyhow!("told to stop while the engines were starting")),
+        result = stack.warm_up() => result.context(texts::ENGINES_FAIL),
+        () = stack.draining.cancelled() => Err(anyhow::anyhow!(texts::STOPPED_EARLY)),
     };
     if let Err(error) = warmed_up {
         drained.cancel();
@@ -150,7 +148,7 @@ async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>
     let (path, key, home) = (folder.clone(), key.clone(), config.home_city);
     let open = move || DurableStore::open(memory, path, key, home, daemon::clock::now());
     let opened = tokio::task::spawn_blocking(open).await?;
-    let (store, writer) = opened.with_context(|| format!("cannot use state_dir {}", folder.display()))?;
+    let (store, writer) = opened.with_context(|| texts::cannot_use_state_dir(folder))?;
     Ok((Box::new(store), Some(writer)))
 }
 
@@ -170,7 +168,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
             Ok(accepted) => accepted,
             Err(error) => {
                 // The process is out of file descriptors, usually. A pause lets some close; accepting again at once would only spin.
-                tracing::warn!(%error, "cannot accept");
+                tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -193,7 +191,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
         stack.sessions.wait().await;
     };
     if timeout(limits.drain_max.0, turns_end).await.is_err() {
-        tracing::warn!(sessions = stack.sessions.len(), "turns cut: the drain took too long");
+        tracing::warn!(sessions = stack.sessions.len(), "{}", texts::TURNS_CUT);
         stack.cut.cancel();
         // A cut session only has its Close frame left to send.
         let _ = timeout(Duration::from_secs(2), stack.sessions.wait()).await;
