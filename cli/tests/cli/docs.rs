@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use crate::texts;
+
 /// A reader of README has a minute, a reader of ARCHITECTURE ten.
 const README_LINES_MAX: usize = 150;
 const ARCHITECTURE_BYTES_MAX: usize = 10_000;
@@ -301,12 +303,26 @@ fn commands(text: &str) -> Vec<String> {
     all.filter(|line| line.starts_with("meridian ")).collect()
 }
 
+/// A line of a table, with the next one at its end if a string goes on there.
+fn joined(line: &str) -> String {
+    match line.strip_suffix('\\') {
+        Some(begun) => begun.to_owned(),
+        None => format!("{}\n", line.trim_start()),
+    }
+}
+
 #[test]
 fn every_command_is_one() {
     let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut tried = 0;
-    for (page, text) in pages() {
+    // A string of a table goes on behind a backslash.
+    let tables = texts::tables().into_iter();
+    let tables = tables.map(|(path, text)| {
+        let table = text.split("#[cfg(test)]").next().unwrap();
+        (path, table.lines().map(joined).collect::<String>())
+    });
+    for (page, text) in pages().into_iter().chain(tables) {
         for command in commands(&text) {
             let line = command.split(" #").next().unwrap();
             let words: Vec<&str> = line.split_whitespace().skip(1).collect();

@@ -260,7 +260,7 @@ impl Door {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                     sleep(EXHAUSTED_PAUSE).await;
                 }
             }
@@ -352,7 +352,7 @@ impl Door {
             _ => {
                 let before = std::mem::take(&mut logged.1);
                 logged.0 = Some(Instant::now());
-                tracing::warn!(%source, reason, %error, refused_before = before, "a connection was refused");
+                tracing::warn!(%source, reason, %error, refused_before = before, "{}", texts::CONNECTION_REFUSED);
             }
         }
     }

@@ -108,5 +108,8 @@ mod tests {
             assert!(text.contains("; "), "says one thing only: {text}");
             assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");
         }
+        // Causes, behind the control plane that they are of.
+        assert_eq!(says("cp-1", "it follows"), "cp-1: it follows");
+        assert_eq!(late("cp-1", Duration::from_secs(2)), "cp-1: no answer within 2s");
     }
 }

@@ -221,6 +221,7 @@ mod tests {
             assert!(!wrong.is_empty() && !remedy.is_empty(), "says no remedy: {text}");
             check(text);
         }
+        assert!(not_found("/").ends_with(PATHS));
     }
 
     #[test]

@@ -27,7 +27,7 @@ use crate::{
     pace::{Rate, TokenBucket},
     records::{self, JoinToken, KeptToken, RecordError},
     store::Store,
-    texts::{calls, joining as texts},
+    texts::{calls, joining as texts, log},
 };
 
 /// Longest request for a certificate, in bytes: one with an RSA key of 4,096 bits has a third of it.
@@ -242,7 +242,7 @@ impl JoiningService {
         signed.map_err(|error| match error {
             Unsigned::Ca(error @ ca::CaError::Request(_)) => Status::invalid_argument(texts::bad_request(error)),
             error => {
-                tracing::error!(%error, "cannot sign a first certificate");
+                tracing::error!(%error, "{}", log::CANNOT_SIGN_FIRST);
                 Status::unavailable(texts::cannot_sign_now())
             }
         })
@@ -291,6 +291,6 @@ fn principal_of(new: &Peer, source: &str) -> Principal {
 
 /// An error of the store, in few words: the caller is a stranger.
 fn unread(error: &RecordError) -> Status {
-    tracing::warn!(%error, "cannot look for the token of a process that joins");
+    tracing::warn!(%error, "{}", log::CANNOT_LOOK_FOR_TOKEN);
     Status::unavailable(texts::store_is_away())
 }

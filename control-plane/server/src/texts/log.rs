@@ -38,7 +38,8 @@ pub(crate) const RESIGNED: &str = "this version cannot read the documents in the
 pub(crate) const DOCUMENTS_UNREADABLE: &str = "the documents in the store cannot be read; nodes keep their plan; start the version that \
                                                wrote them";
 pub(crate) const DOCUMENT_OUTDATED: &str = "an older version accepted the document in force, and this version would refuse it; decisions \
-                                            continue with it; apply a corrected one: `meridian topology apply`, `meridian policy apply`";
+                                            continue with it; apply a corrected one: `meridian topology apply FILE --reason WHY` or \
+                                            `meridian policy apply FILE --reason WHY`";
 pub(crate) const PLAN_INVALID: &str = "the plan in force is not valid for the documents in force; nodes keep the plan they have; look at \
                                        the newest changes: `meridian history`";
 pub(crate) const CANNOT_WRITE: &str = "decisions cannot be written; nodes keep the plan they have, and every tick tries again; check the \
@@ -71,6 +72,13 @@ pub(crate) const REPORT_UNWANTED: &str =
     "a report does not count; the vantage hears the reason, and decisions go on; correct what the reason names";
 pub(crate) const CANNOT_RENEW: &str = "this control plane cannot sign a certificate; the node keeps its own and asks again within a \
                                        minute; check issuer_certificate and issuer_key in [identity]";
+
+pub(crate) const CANNOT_SIGN_FIRST: &str = "this control plane cannot sign a first certificate; the process asks another one or tries again; \
+                                            check issuer_certificate and issuer_key in [identity]";
+pub(crate) const CANNOT_LOOK_FOR_TOKEN: &str = "the token of a process that joins cannot be looked for; the process tries again; check the store: \
+                                                `meridian status`";
+pub(crate) const TOKENS_REFUSED: &str =
+    "the tokens of operators are no good; those from before stay in force; correct the file that the error names";
 
 // The store's mirror.
 
@@ -110,6 +118,9 @@ mod tests {
             VANTAGE_IS_SUSPECT,
             REPORT_UNWANTED,
             CANNOT_RENEW,
+            CANNOT_SIGN_FIRST,
+            CANNOT_LOOK_FOR_TOKEN,
+            TOKENS_REFUSED,
             MIRROR_LISTS,
             STORE_WENT_BACK,
             MIRROR_DIFFERS,
