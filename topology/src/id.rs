@@ -12,7 +12,7 @@ pub const ID_LENGTH_MAX: usize = 63;
 
 /// A text that is not an id. The text is cut to one character more than the longest id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", texts::not_an_id(.0))]
+#[error("{}", texts::not_an_id(.0, ID_LENGTH_MAX))]
 pub struct IdError(pub String);
 
 fn check(text: &str) -> Result<(), IdError> {

@@ -27,7 +27,7 @@ pub struct Stack {
 
 /// A text that is not a version. The text is cut to [`VERSION_CHARS_MAX`] characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{}", texts::not_a_version(.0))]
+#[error("{}", texts::not_a_version(.0, VERSION_CHARS_MAX))]
 pub struct VersionError(String);
 
 impl Stack {

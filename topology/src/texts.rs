@@ -3,16 +3,14 @@
 //!
 //! A sentence says what is wrong and, after a semicolon, what to write or what the node does.
 
-use crate::{id::ID_LENGTH_MAX, stack::VERSION_CHARS_MAX};
-
-pub(crate) fn not_an_id(text: &str) -> String {
+pub(crate) fn not_an_id(text: &str, length_max: usize) -> String {
     format!(
-        "\"{text}\" is not an id; write 1 to {ID_LENGTH_MAX} of a-z, 0-9 and '-', with a letter first and no '-' at the end"
+        "\"{text}\" is not an id; write 1 to {length_max} of a-z, 0-9 and '-', with a letter first and no '-' at the end"
     )
 }
 
-pub(crate) fn not_a_version(text: &str) -> String {
-    format!("{text:?} is not a version; write 1 to {VERSION_CHARS_MAX} visible ASCII characters")
+pub(crate) fn not_a_version(text: &str, chars_max: usize) -> String {
+    format!("{text:?} is not a version; write 1 to {chars_max} visible ASCII characters")
 }
 
 pub(crate) fn not_a_stack(text: &str) -> String {
@@ -44,7 +42,7 @@ mod tests {
 
     #[test]
     fn a_text_that_is_wrong_is_named_with_what_to_write() {
-        for text in [not_an_id("Us-East"), not_a_version("2 4"), not_a_stack("here")] {
+        for text in [not_an_id("Us-East", 63), not_a_version("2 4", 64), not_a_stack("here")] {
             assert!(text.contains("; write "), "{text}");
         }
     }

@@ -67,23 +67,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_error_of_this_crate_has_its_sentence_elsewhere() {
-        for entry in std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
-            let path = entry.unwrap().path();
-            let source = std::fs::read_to_string(&path).unwrap();
-            for line in source.lines().filter(|line| line.trim_start().starts_with("#[error(")) {
-                let text = line.split('"').nth(1);
-                let is_elsewhere = text.is_none_or(|text| text.contains(' ')) && !line.contains("transparent");
-                assert!(
-                    !is_elsewhere,
-                    "{}: a sentence belongs in texts.rs: {line}",
-                    path.display()
-                );
-            }
-        }
-    }
-
-    #[test]
     fn every_sentence_says_what_is_wrong_and_what_the_node_or_a_person_does() {
         let number = PlanNumber::default();
         let constants = [
