@@ -21,7 +21,6 @@ use tokio::sync::{Mutex, broadcast};
 use crate::{
     Death, EtcdCluster, EtcdSettings, Settings,
     etcd::{Durability, EtcdAuthority, EtcdError, LOOK_AGAIN, Member, Size},
-    process::last_words,
     texts,
 };
 
@@ -243,16 +242,7 @@ fn report(member: Member, status: &WaitIdStatus, deaths: &broadcast::Sender<Deat
         (None, Some(signal)) => format!("signal: {signal}"),
         (None, None) => "nobody knows how".to_owned(),
     };
-    let Member { name, log, .. } = member;
-    tracing::warn!(process = name, how, "{}", texts::PROCESS_DIED);
-    let last_words = last_words(&log);
-    // Sending fails if nobody subscribed, which is fine.
-    let _ = deaths.send(Death {
-        name,
-        how,
-        log,
-        last_words,
-    });
+    Death::report(member.name, how, member.log, deaths);
 }
 
 #[cfg(test)]

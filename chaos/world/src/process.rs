@@ -61,6 +61,21 @@ pub struct Death {
     pub last_words: String,
 }
 
+impl Death {
+    /// Logs a death and tells those who watch.
+    pub(crate) fn report(name: String, how: String, log: PathBuf, deaths: &broadcast::Sender<Self>) {
+        tracing::warn!(process = name, how, "{}", texts::PROCESS_DIED);
+        let last_words = last_words(&log);
+        // Sending fails if nobody subscribed, which is fine.
+        let _ = deaths.send(Self {
+            name,
+            how,
+            log,
+            last_words,
+        });
+    }
+}
+
 /// Errors of starting a process or talking to it.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
@@ -217,15 +232,7 @@ impl Supervised {
             let status = child.wait().await;
             if !expected.load(Ordering::SeqCst) {
                 let how = status.as_ref().map_or_else(ToString::to_string, describe);
-                tracing::warn!(process = name, how, "{}", texts::PROCESS_DIED);
-                let last_words = last_words(&log);
-                // Sending fails if nobody subscribed, which is fine.
-                let _ = deaths.send(Death {
-                    name,
-                    how,
-                    log,
-                    last_words,
-                });
+                Death::report(name, how, log, &deaths);
             }
             let _ = tell.send(Some(status.unwrap_or_default()));
         });
