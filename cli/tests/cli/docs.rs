@@ -8,7 +8,7 @@ use std::{
     process::Command,
 };
 
-use crate::texts;
+use crate::texts::{self, root};
 
 /// A reader of README has a minute, a reader of ARCHITECTURE ten.
 const README_LINES_MAX: usize = 150;
@@ -21,10 +21,6 @@ const METRICS: [&str; 4] = [
     "dns/server/src/metrics.rs",
     "regional-stack/gateway/src/metrics.rs",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
 
 /// Every page, by its path from the root. Without CHANGELOG.md, which names files and commands of earlier versions.
 fn pages() -> BTreeMap<PathBuf, String> {
@@ -398,4 +394,26 @@ fn the_first_pages_are_short() {
         bytes <= ARCHITECTURE_BYTES_MAX,
         "ARCHITECTURE.md has {bytes} bytes; {ARCHITECTURE_BYTES_MAX} are the limit. Decisions belong in docs/decisions/"
     );
+}
+
+#[test]
+fn every_example_in_the_code_runs() {
+    // `make test` compiles the documentation of a crate only if it may have examples, because that takes seconds for each crate.
+    for crate_folder in texts::crates() {
+        let manifest = fs::read_to_string(root().join(&crate_folder).join("Cargo.toml")).unwrap();
+        let has_examples = texts::sources_in(&crate_folder).iter().any(|source| {
+            let comments = source
+                .lines()
+                .map(str::trim_start)
+                .filter(|line| line.starts_with("//"));
+            let fences = comments.filter_map(|line| line.split_once("```").map(|(_, language)| language));
+            // Every second fence ends a block; a block of text is no example.
+            fences.step_by(2).any(|language| language != "text")
+        });
+        assert_eq!(
+            manifest.contains("\ndoctest = false\n"),
+            !has_examples,
+            "{crate_folder}: write doctest = false under [lib] of a crate without examples, and only there"
+        );
+    }
 }

@@ -18,29 +18,54 @@ pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
 }
 
-/// Every source file of the crates, by its path from the root.
-fn sources() -> BTreeMap<String, String> {
-    fn walk(folder: &Path, found: &mut BTreeMap<String, String>) {
-        for entry in fs::read_dir(root().join(folder)).unwrap() {
-            let name = entry.unwrap().file_name().into_string().unwrap();
-            let path = folder.join(&name);
-            let shown = path.to_str().unwrap().to_owned();
-            if FOR_DEVELOPERS.contains(&shown.as_str()) {
-                continue;
+/// Adds the source files below a folder, by their paths from the root.
+fn walk(folder: &Path, found: &mut BTreeMap<String, String>) {
+    for entry in fs::read_dir(root().join(folder)).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let path = folder.join(&name);
+        let shown = path.to_str().unwrap().to_owned();
+        if FOR_DEVELOPERS.contains(&shown.as_str()) {
+            continue;
+        }
+        if root().join(&path).is_dir() {
+            if !name.starts_with('.') && !["target", "tests", "benches", "node_modules"].contains(&name.as_str()) {
+                walk(&path, found);
             }
-            if root().join(&path).is_dir() {
-                if !name.starts_with('.') && !["target", "tests", "benches", "node_modules"].contains(&name.as_str()) {
-                    walk(&path, found);
-                }
-            } else if name.ends_with(".rs") {
-                found.insert(shown, fs::read_to_string(root().join(&path)).unwrap());
-            }
+        } else if name.ends_with(".rs") {
+            found.insert(shown, fs::read_to_string(root().join(&path)).unwrap());
         }
     }
+}
+
+/// Every source file of the crates, by its path from the root.
+fn sources() -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     walk(Path::new(""), &mut found);
     assert!(found.len() > 300, "only {} files were found", found.len());
     found
+}
+
+/// The folders of the crates with a library.
+pub(crate) fn crates() -> Vec<String> {
+    let text = fs::read_to_string(root().join("Cargo.toml")).unwrap();
+    let members = text
+        .split_once("members = [")
+        .and_then(|(_, rest)| rest.split_once(']'));
+    let members = members
+        .expect("the workspace names its members")
+        .0
+        .split('"')
+        .skip(1)
+        .step_by(2);
+    let has_library = |folder: &&str| root().join(folder).join("src/lib.rs").exists();
+    members.filter(has_library).map(str::to_owned).collect()
+}
+
+/// The texts of the source files of a crate.
+pub(crate) fn sources_in(crate_folder: &str) -> Vec<String> {
+    let mut found = BTreeMap::new();
+    walk(&Path::new(crate_folder).join("src"), &mut found);
+    found.into_values().collect()
 }
 
 fn is_table(path: &str) -> bool {
