@@ -41,7 +41,7 @@ pub use handshake::ConnectError;
 pub use id::{BadId, PeerId, Role};
 pub use identity::{Identity, Reload, Shown};
 pub use link::{Belief, Doubt, Link, dial, secure};
-pub use listener::{Door, Event, Incoming, Mode, ToStacks, listen, listen_with_joining};
+pub use listener::{Acceptor, Event, Incoming, Mode, ToStacks, listen, listen_with_joining};
 pub use metrics::Expiry;
 pub use peer::{BadCertificate, Peer};
 pub use protocol::Speaks;

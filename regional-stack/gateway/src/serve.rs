@@ -8,7 +8,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use identity::{Door, Event, Expiry, Identity, Link, Mode};
+use identity::{Acceptor, Event, Expiry, Identity, Link, Mode};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -103,7 +103,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     stack.readiness.set("engines", true);
     stack.readiness.set("listener", true);
     let connections = stack.metrics.connections.clone();
-    let door = Door::new(identity, move |event| {
+    let acceptor = Acceptor::new(identity, move |event| {
         let outcome = match event {
             Event::Plain => "plain",
             Event::Proven => "proven",
@@ -113,7 +113,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         connections.get_or_create(&ConnectionLabels { outcome }).inc();
     });
     tasks.spawn("service", async move {
-        serve_until_drained(&stack, service_listener, door).await;
+        serve_until_drained(&stack, service_listener, acceptor).await;
         drained.cancel();
         // This joins threads that may still compute; it must not hold up the other tasks.
         tokio::task::spawn_blocking(move || stack.stop_engines()).await?;
@@ -152,11 +152,11 @@ async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>
     Ok((Box::new(store), Some(writer)))
 }
 
-async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Door) {
+async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, acceptor: Acceptor) {
     let limits = stack.config.limits;
     let router = http::router(Arc::clone(stack));
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let door = Arc::new(door);
+    let acceptor = Arc::new(acceptor);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -178,7 +178,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
             socket,
             permit,
             router.clone(),
-            Arc::clone(&door),
+            Arc::clone(&acceptor),
         ));
     }
 
@@ -215,13 +215,13 @@ async fn serve_connection(
     (socket, source): (TcpStream, SocketAddr),
     permit: OwnedSemaphorePermit,
     router: Router,
-    door: Arc<Door>,
+    acceptor: Arc<Acceptor>,
 ) {
     let header_limit = stack.config.limits.header_max.0;
     // Audio goes out in small frames, which must not wait for more.
     let _ = socket.set_nodelay(true);
     let begun = tokio::select! {
-        begun = timeout(header_limit, begin(&door, socket, source)) => begun,
+        begun = timeout(header_limit, begin(&acceptor, socket, source)) => begun,
         () = stack.draining.cancelled() => return,
     };
     let (link, has_http2) = match begun {
@@ -258,8 +258,8 @@ async fn serve_connection(
 }
 
 /// Lets a caller in, and finds out whether it speaks HTTP/2.
-async fn begin(door: &Door, socket: TcpStream, source: SocketAddr) -> Option<(Link, bool)> {
-    let mut link = door.admit_to_stack(socket, source).await?;
+async fn begin(acceptor: &Acceptor, socket: TcpStream, source: SocketAddr) -> Option<(Link, bool)> {
+    let mut link = acceptor.admit_to_stack(socket, source).await?;
     let has_http2 = link.begins_with_http2().await;
     Some((link, has_http2))
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use identity::{Door, Doubt, Identity, Mode, Reload, Speaks};
+use identity::{Acceptor, Doubt, Identity, Mode, Reload, Speaks};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -14,12 +14,12 @@ use crate::support::{Ca, Place, line, soon};
 async fn stack(identity: Arc<Identity>) -> SocketAddr {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let door = Arc::new(Door::new(Some((identity, Mode::Required)), |_| {}));
+    let acceptor = Arc::new(Acceptor::new(Some((identity, Mode::Required)), |_| {}));
     tokio::spawn(async move {
         while let Ok((tcp, source)) = tcp.accept().await {
-            let door = door.clone();
+            let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let mut link = door.admit_to_stack(tcp, source).await?;
+                let mut link = acceptor.admit_to_stack(tcp, source).await?;
                 let greeting = format!("{}\n", link.peer()?.id);
                 link.write_all(greeting.as_bytes()).await.ok()?;
                 let mut buffer = [0; 64];
