@@ -36,9 +36,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A stack lets the sessions of an edge whose root was taken away end their turn within this time: long replies are spoken in it.
 const LAST_TURN_MAX: Duration = Duration::from_secs(30);
-/// The reason for which two ends do not believe each other. It is inside an [`io::Error`]; see [`Doubt::within`].
+/// The reason for which two ends do not believe each other. It is inside an [`io::Error`]; see [`TrustError::within`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
+pub enum TrustError {
     /// The peer does not accept the certificate of this process.
     #[error("{}", texts::it_refuses(.0))]
     Refused(String),
@@ -53,13 +53,13 @@ pub enum Doubt {
     Withdrawn,
 }
 
-impl Doubt {
-    /// The doubt in an error, at any depth.
+impl TrustError {
+    /// The error of trust in an error, at any depth.
     pub fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            if let Some(doubt) = error.downcast_ref::<Self>() {
-                return Some(doubt);
+            if let Some(trust_error) = error.downcast_ref::<Self>() {
+                return Some(trust_error);
             }
             // `source` of an `io::Error` skips the error that it wraps.
             next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -70,7 +70,7 @@ impl Doubt {
         None
     }
 
-    /// The doubt behind a failed handshake or read.
+    /// The error of trust behind a failed handshake or read.
     fn behind(error: &io::Error, is_open: bool) -> Option<Self> {
         match error.get_ref()?.downcast_ref::<rustls::Error>()? {
             rustls::Error::AlertReceived(alert) if is_refusal(*alert) => Some(Self::Refused(format!("{alert:?}"))),
@@ -110,7 +110,7 @@ pub struct Link {
     io: Socket,
     // In boxes: thousands of sessions keep one for hours.
     belief: Option<Box<Belief>>,
-    doubt: Option<Box<Doubt>>,
+    trust_error: Option<Box<TrustError>>,
 }
 
 /// The grounds on which this end believes the other one.
@@ -128,7 +128,7 @@ pub struct Belief {
 ///
 /// # Errors
 ///
-/// The system's; or one with a [`Doubt`] within.
+/// The system's; or one with a [`TrustError`] within.
 pub async fn dial(
     identity: Option<&Arc<Identity>>,
     region: &RegionId,
@@ -180,7 +180,7 @@ impl Identity {
         let serves = Call::Serve {
             region: region.as_str(),
         };
-        authorise(&shown.peer, serves).map_err(|denied| io::Error::other(Doubt::Other(denied)))?;
+        authorise(&shown.peer, serves).map_err(|denied| io::Error::other(TrustError::Other(denied)))?;
         if speaks == Speaks::Http2 {
             // The stack speaks first. Its words say that it has accepted this process: in TLS 1.3 a client is done before the
             // server has looked at its certificate (RFC 8446 §4.4.2.4).
@@ -194,12 +194,12 @@ impl Identity {
 }
 
 fn unproven(error: impl std::fmt::Display) -> io::Error {
-    io::Error::other(Doubt::Unproven(error.to_string()))
+    io::Error::other(TrustError::Unproven(error.to_string()))
 }
 
 fn doubted(error: io::Error, is_open: bool) -> io::Error {
-    match Doubt::behind(&error, is_open) {
-        Some(doubt) => io::Error::other(doubt),
+    match TrustError::behind(&error, is_open) {
+        Some(trust_error) => io::Error::other(trust_error),
         None => error,
     }
 }
@@ -210,7 +210,7 @@ impl Link {
         Self {
             io: Plain(tcp),
             belief: None,
-            doubt: None,
+            trust_error: None,
         }
     }
 
@@ -223,7 +223,7 @@ impl Link {
                 seen,
                 withdrawn_at: None,
             })),
-            doubt: None,
+            trust_error: None,
         }
     }
 
@@ -232,9 +232,9 @@ impl Link {
         self.belief.as_ref().map(|belief| &belief.shown.peer)
     }
 
-    /// The doubt for which this connection failed, if it was one.
-    pub fn doubt(&self) -> Option<&Doubt> {
-        self.doubt.as_deref()
+    /// The error of trust for which this connection failed, if it was one.
+    pub fn trust_error(&self) -> Option<&TrustError> {
+        self.trust_error.as_deref()
     }
 
     /// The grounds on which the other end is believed.
@@ -322,14 +322,14 @@ impl Link {
         if self.is_called() && at.elapsed() < LAST_TURN_MAX {
             return Ok(());
         }
-        self.doubt = Some(Box::new(Doubt::Withdrawn));
-        Err(io::Error::other(Doubt::Withdrawn))
+        self.trust_error = Some(Box::new(TrustError::Withdrawn));
+        Err(io::Error::other(TrustError::Withdrawn))
     }
 
-    /// A failed read, with the doubt behind it.
+    /// A failed read, with the error of trust behind it.
     fn failed_read(&mut self, error: io::Error) -> io::Error {
         let error = doubted(error, true);
-        self.doubt = Doubt::within(&error).cloned().map(Box::new);
+        self.trust_error = TrustError::within(&error).cloned().map(Box::new);
         error
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use identity::{Acceptor, Doubt, Identity, Mode, Reload, Speaks};
+use identity::{Acceptor, Identity, Mode, Reload, Speaks, TrustError};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -64,7 +64,7 @@ async fn an_edge_resumes_its_tls_sessions_with_a_stack_while_nothing_changes() {
         "spiffe://voice.example/stack/us-east/a may not serve as a stack of us-west: its address in topology.toml leads to another \
          process; check the address, and the certificate of the stack"
     );
-    assert!(matches!(Doubt::within(&error), Some(Doubt::Other(_))));
+    assert!(matches!(TrustError::within(&error), Some(TrustError::Other(_))));
     // With another trust, at either end, both ends prove their ids again.
     own.trusts(&[&ca.root, &next.root]);
     assert_eq!(stacks.reload(), Reload::Taken);
@@ -84,9 +84,9 @@ async fn an_edge_hears_that_a_stack_refuses_its_certificate_in_place_of_an_answe
     link.write_all(&[0; 4096]).await.unwrap();
     link.flush().await.unwrap();
     let error = soon(link.read_u8()).await.unwrap_err();
-    let refused = Doubt::Refused("UnknownCA".to_owned());
+    let refused = TrustError::Refused("UnknownCA".to_owned());
     assert_eq!(
-        (Doubt::within(&error), link.doubt()),
+        (TrustError::within(&error), link.trust_error()),
         (Some(&refused), Some(&refused)),
         "{error}"
     );
@@ -113,5 +113,5 @@ async fn a_link_ends_when_the_root_of_its_peer_is_taken_away_and_not_before() {
     assert_eq!(edges.reload(), Reload::Taken);
     assert!(!link.is_ready_for(&region));
     let error = link.write_all(b"gone\n").await.unwrap_err();
-    assert_eq!(Doubt::within(&error), Some(&Doubt::Withdrawn));
+    assert_eq!(TrustError::within(&error), Some(&TrustError::Withdrawn));
 }
