@@ -82,7 +82,7 @@ impl Connection {
         connection
     }
 
-    /// Ends with the belief in its peer; `on_end` is called then.
+    /// Ends when the proof of its peer no longer counts; `on_end` is called then.
     pub(crate) fn watched(
         identity: Arc<Identity>,
         tls: TlsStream<TcpStream>,

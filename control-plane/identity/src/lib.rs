@@ -40,7 +40,7 @@ pub use grant::{Grant, OperatorRole};
 pub use handshake::ConnectError;
 pub use id::{BadId, PeerId, Role};
 pub use identity::{Identity, Reload, Shown};
-pub use link::{Belief, Link, TrustError, dial, secure};
+pub use link::{Link, PeerProof, TrustError, dial, secure};
 pub use listener::{Acceptor, Event, Incoming, Mode, ToStacks, listen, listen_with_joining};
 pub use metrics::Expiry;
 pub use peer::{BadCertificate, Peer};

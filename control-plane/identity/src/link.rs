@@ -109,13 +109,13 @@ fn is_refusal(alert: AlertDescription) -> bool {
 pub struct Link {
     io: Socket,
     // In boxes: thousands of sessions keep one for hours.
-    belief: Option<Box<Belief>>,
+    proof: Option<Box<PeerProof>>,
     trust_error: Option<Box<TrustError>>,
 }
 
 /// The grounds on which this end believes the other one.
 #[derive(Debug, Clone)]
-pub struct Belief {
+pub struct PeerProof {
     identity: Arc<Identity>,
     shown: Shown,
     /// The state of the trust under which the peer was checked last.
@@ -209,7 +209,7 @@ impl Link {
     pub fn plain(tcp: TcpStream) -> Self {
         Self {
             io: Plain(tcp),
-            belief: None,
+            proof: None,
             trust_error: None,
         }
     }
@@ -217,7 +217,7 @@ impl Link {
     pub(crate) fn known(identity: &Arc<Identity>, tls: TlsStream<TcpStream>, shown: Shown, seen: u64) -> Self {
         Self {
             io: Tls(Box::new(tls)),
-            belief: Some(Box::new(Belief {
+            proof: Some(Box::new(PeerProof {
                 identity: identity.clone(),
                 shown,
                 seen,
@@ -229,7 +229,7 @@ impl Link {
 
     /// The other end, if it proved its id.
     pub fn peer(&self) -> Option<&Peer> {
-        self.belief.as_ref().map(|belief| &belief.shown.peer)
+        self.proof.as_ref().map(|proof| &proof.shown.peer)
     }
 
     /// The error of trust for which this connection failed, if it was one.
@@ -238,8 +238,8 @@ impl Link {
     }
 
     /// The grounds on which the other end is believed.
-    pub fn belief(&self) -> Option<Belief> {
-        self.belief.as_deref().cloned()
+    pub fn proof(&self) -> Option<PeerProof> {
+        self.proof.as_deref().cloned()
     }
 
     /// True if the TLS session of an earlier connection was resumed.
@@ -253,13 +253,13 @@ impl Link {
     /// True if a request to a region may be sent on this connection, which waited for it: nothing came meanwhile, and the peer is still
     /// believed. Bytes that come unasked are the end of the connection, or an answer to no request.
     pub fn is_ready_for(&mut self, region: &RegionId) -> bool {
-        let may_serve = |belief: &Belief| {
+        let may_serve = |proof: &PeerProof| {
             let serves = Call::Serve {
                 region: region.as_str(),
             };
-            !belief.is_over() && authorise(&belief.shown.peer, serves).is_ok()
+            !proof.is_over() && authorise(&proof.shown.peer, serves).is_ok()
         };
-        if !self.belief.as_deref().is_none_or(may_serve) || self.poll_belief().is_err() {
+        if !self.proof.as_deref().is_none_or(may_serve) || self.poll_proof().is_err() {
             return false;
         }
         let mut byte = [0];
@@ -308,17 +308,17 @@ impl Link {
 
     /// Fails once the root of the peer is no longer trusted: at an edge at once, because the session goes on at another stack; at a
     /// stack after the time that a turn may take.
-    fn poll_belief(&mut self) -> io::Result<()> {
-        let Some(belief) = &mut self.belief else { return Ok(()) };
-        let now = belief.identity.generation();
-        if belief.seen != now && belief.withdrawn_at.is_none() {
-            if belief.identity.rests_on_trusted_root(&belief.shown) {
-                belief.seen = now;
+    fn poll_proof(&mut self) -> io::Result<()> {
+        let Some(proof) = &mut self.proof else { return Ok(()) };
+        let now = proof.identity.generation();
+        if proof.seen != now && proof.withdrawn_at.is_none() {
+            if proof.identity.rests_on_trusted_root(&proof.shown) {
+                proof.seen = now;
             } else {
-                belief.withdrawn_at = Some(Instant::now());
+                proof.withdrawn_at = Some(Instant::now());
             }
         }
-        let Some(at) = belief.withdrawn_at else { return Ok(()) };
+        let Some(at) = proof.withdrawn_at else { return Ok(()) };
         if self.is_called() && at.elapsed() < LAST_TURN_MAX {
             return Ok(());
         }
@@ -334,7 +334,7 @@ impl Link {
     }
 }
 
-impl Belief {
+impl PeerProof {
     /// True if the certificate of the peer has ended.
     fn is_over(&self) -> bool {
         self.identity.left(&self.shown).is_zero()
@@ -366,7 +366,7 @@ impl Belief {
 
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_belief()?;
+        self.poll_proof()?;
         match Pin::new(&mut self.io).poll_read(cx, buffer) {
             // A caller that leaves need not say so. A stack must: the end of its answer may be the end of the connection.
             Poll::Ready(Err(error)) if self.is_called() && error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -380,7 +380,7 @@ impl AsyncRead for Link {
 
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_belief()?;
+        self.poll_proof()?;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -389,7 +389,7 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_belief()?;
+        self.poll_proof()?;
         Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
     }
 

@@ -269,15 +269,15 @@ async fn begin(acceptor: &Acceptor, socket: TcpStream, source: SocketAddr) -> Op
 /// peer, the sessions of the connection leave too, after their current turn.
 fn watch(link: &Link, leaving: CancellationToken, closing: CancellationToken) -> DropGuard {
     let gone = CancellationToken::new();
-    if let Some(belief) = link.belief() {
+    if let Some(proof) = link.proof() {
         let until = gone.clone();
         tokio::spawn(async move {
             let watching = async {
                 tokio::select! {
-                    () = belief.over() => closing.cancel(),
-                    () = belief.withdrawn() => {}
+                    () = proof.over() => closing.cancel(),
+                    () = proof.withdrawn() => {}
                 }
-                belief.withdrawn().await;
+                proof.withdrawn().await;
                 closing.cancel();
                 leaving.cancel();
             };
