@@ -243,12 +243,9 @@ impl Scenario {
     pub fn world(&self, topology: &Topology, policy: &Policy) -> Result<(Topology, Policy), BadScenario> {
         let (mut topology, mut policy) = (topology.clone(), policy.clone());
         for (line, region, sizes) in &self.head.sizes {
-            if !topology.regions.contains_key(region) {
+            let Some(region) = topology.regions.get_mut(region) else {
                 let (line, problem) = (*line, texts::unknown("region", region, topology.regions.keys()));
                 return Err(BadScenario { line, problem });
-            }
-            let Some(region) = topology.regions.get_mut(region) else {
-                continue;
             };
             for size in sizes {
                 match *size {

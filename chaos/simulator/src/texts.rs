@@ -41,7 +41,7 @@ pub(crate) fn not_a_size(word: &str) -> String {
 
 pub(crate) fn flaps_out_of_range(times_max: u32) -> String {
     format!(
-        "the region must flap 1 to {times_max} times, with a pause greater than zero; write such as flaps every 30s for 2m"
+        "the region must flap 1 to {times_max} times, with a pause greater than zero; write it as in \"flaps every 30s for 2m\""
     )
 }
 

@@ -51,7 +51,7 @@ mod tests {
     fn every_sentence_says_what_is_wrong_and_what_the_name_server_or_a_person_does() {
         let address: SocketAddr = "127.0.0.1:53".parse().unwrap();
         for text in [
-            &cannot_create_state_dir(Path::new("state")),
+            cannot_create_state_dir(Path::new("state")).as_str(),
             WAITS_FOR_PLAN,
             FOLLOWER_ENDED,
             &cannot_listen(address, "UDP"),
