@@ -44,7 +44,7 @@ pub enum AuthorityError {
     Taken {
         /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// Its holder.
         by: Box<PeerId>,
     },
     /// A name that no certificate can hold.
