@@ -18,6 +18,7 @@ use topology::Moment;
 
 use crate::{
     connect::root_cause,
+    texts,
     v1::{self, joining_client::JoiningClient},
 };
 
@@ -46,7 +47,7 @@ pub enum JoinError {
     #[error(transparent)]
     Key(#[from] ca::CaError),
     /// A control plane refused the token.
-    #[error("{url} refuses: {why}")]
+    #[error("{}", texts::join_refused(url, why))]
     Refused {
         /// The control plane.
         url: String,
@@ -54,10 +55,10 @@ pub enum JoinError {
         why: String,
     },
     /// No control plane answered, or each of them cannot help now.
-    #[error("no control plane lets this process or person in: {0}")]
+    #[error("{}", texts::join_unanswered(.0))]
     Unanswered(String),
     /// A control plane answered with another certificate than the token promises.
-    #[error("{url} answered with {what}; this process does not use it")]
+    #[error("{}", texts::other_answer(url, what))]
     Wrong {
         /// The control plane.
         url: String,
@@ -153,13 +154,11 @@ fn check(
     now: Moment,
     is_wanted: impl Fn(&Peer) -> bool,
 ) -> Result<Peer, String> {
-    let root = root
-        .find_in(&reply.trust)
-        .ok_or("roots without the one that is known")?;
-    let peer = verified(&reply.certificate, &root, now).ok_or("a certificate that does not lead to the known root")?;
+    let root = root.find_in(&reply.trust).ok_or(texts::OTHER_ROOTS)?;
+    let peer = verified(&reply.certificate, &root, now).ok_or(texts::OTHER_CHAIN)?;
     match is_wanted(&peer) {
         true => Ok(peer),
-        false => Err(format!("the certificate of {}", peer.id)),
+        false => Err(texts::other_holder(&peer.id)),
     }
 }
 
@@ -182,7 +181,7 @@ async fn first<T>(
                 let why = status.message().to_owned();
                 return Err(JoinError::Refused { url: url.clone(), why });
             }
-            Err(status) => why.push(format!("{url}: {}", status.message())),
+            Err(status) => why.push(texts::at(url, status.message())),
         }
     }
     Err(JoinError::Unanswered(why.join("; ")))
@@ -190,7 +189,7 @@ async fn first<T>(
 
 async fn open(url: &str, root: RootHash) -> Result<Channel, String> {
     let Some(address) = url.strip_prefix("https://") else {
-        return Err("a token is shown over TLS only; write https://address:port".to_owned());
+        return Err(texts::TLS_ONLY.to_owned());
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);

@@ -229,7 +229,7 @@ impl Identity {
             // Judged at every look, because the clock may be what was wrong; logged once.
             Err(_) if looked.refused.as_ref() == Some(&pem) => Reload::Unchanged,
             Err(error) => {
-                tracing::error!(%certificate, %error, "the new certificate or trust is no good; the old one stays in use");
+                tracing::error!(%certificate, %error, "{}", texts::NEW_FILES_REFUSED);
                 looked.refused = Some(pem);
                 Reload::Refused
             }

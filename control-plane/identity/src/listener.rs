@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, server};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls, server};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -105,12 +105,12 @@ pub fn listen_with_joining(
         connections: joining,
         places: Places::new(JOINING_OF_ONE_MAX, JOINING_MAX),
     };
-    let door = Door {
+    let acceptor = Acceptor {
         joining: Some(way_in),
-        ..Door::new(Some(identity), count)
+        ..Acceptor::new(Some(identity), count)
     };
     tokio::spawn(async move {
-        stop.run_until_cancelled(Arc::new(door).accept(&listener, &accepted))
+        stop.run_until_cancelled(Arc::new(acceptor).accept(&listener, &accepted))
             .await;
     });
     (Incoming(incoming), Incoming(newcomers))
@@ -125,9 +125,9 @@ pub fn listen(
 ) -> Incoming {
     // tonic takes each at once; the queue only decouples the tasks.
     let (accepted, incoming) = mpsc::channel(16);
-    let door = Arc::new(Door::new(identity, count));
+    let acceptor = Arc::new(Acceptor::new(identity, count));
     tokio::spawn(async move {
-        stop.run_until_cancelled(door.accept(&listener, &accepted)).await;
+        stop.run_until_cancelled(acceptor.accept(&listener, &accepted)).await;
     });
     Incoming(incoming)
 }
@@ -186,7 +186,7 @@ impl Drop for Place {
 }
 
 /// Decides who comes in at a listener: lets each caller prove its id, within limits, and counts and logs whom it refuses.
-pub struct Door {
+pub struct Acceptor {
     identity: Option<(Arc<Identity>, Mode)>,
     unproven: Arc<Places>,
     count: Arc<dyn Fn(Event) + Send + Sync>,
@@ -211,15 +211,15 @@ enum Admitted {
     Joining(Box<TlsStream<TcpStream>>, Place),
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door")
+        f.debug_struct("Acceptor")
             .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
 }
 
-impl Door {
+impl Acceptor {
     /// `identity` is `None` for plain text. `count` is called for every event.
     pub fn new(identity: Option<(Arc<Identity>, Mode)>, count: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self {
@@ -249,18 +249,18 @@ impl Door {
                 Ok((tcp, source)) => {
                     // Small answers must not wait for the acknowledgement of the one before.
                     let _ = tcp.set_nodelay(true);
-                    let (door, accepted) = (self.clone(), accepted.clone());
+                    let (acceptor, accepted) = (self.clone(), accepted.clone());
                     tokio::spawn(async move {
-                        let connection = match door.admit(tcp, source).await {
+                        let connection = match acceptor.admit(tcp, source).await {
                             None => return,
                             Some(Admitted::Plain(tcp)) => Connection::plain(tcp, source),
                             Some(Admitted::Proven(tls, shown, identity)) => {
-                                let count = door.count.clone();
+                                let count = acceptor.count.clone();
                                 Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
                             }
                             Some(Admitted::Joining(tls, place)) => {
                                 let connection = Connection::joining(*tls, source, Box::new(place));
-                                if let Some(joining) = &door.joining {
+                                if let Some(joining) = &acceptor.joining {
                                     // Fails when the process stops.
                                     let _ = joining.connections.send(connection).await;
                                 }
@@ -272,7 +272,7 @@ impl Door {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                     sleep(EXHAUSTED_PAUSE).await;
                 }
             }
@@ -339,7 +339,7 @@ impl Door {
         let Some(joining) = &self.joining else {
             return identity.accept(tcp).await.map(proven);
         };
-        let mut hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
         let begun = match (&mut hello).await {
             Ok(begun) => begun,
             Err(error) => return Err((error, hello.take_io())),
@@ -365,7 +365,7 @@ impl Door {
             _ => {
                 let before = std::mem::take(&mut logged.1);
                 logged.0 = Some(Instant::now());
-                tracing::warn!(%source, reason, %error, refused_before = before, "a connection was refused");
+                tracing::warn!(%source, reason, %error, refused_before = before, "{}", texts::CONNECTION_REFUSED);
             }
         }
     }

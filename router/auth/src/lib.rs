@@ -13,6 +13,7 @@ mod document;
 pub mod fixtures;
 mod limits;
 mod ring_provider;
+mod texts;
 mod token;
 
 pub use device::{Credential, Denied, Device, new_key};

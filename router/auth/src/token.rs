@@ -17,7 +17,7 @@ use jsonwebtoken::{
 use serde_json::Value;
 use topology::Moment;
 
-use crate::{Credential, Denied, Device, document::NAME_BYTES_MAX, ring_provider};
+use crate::{Credential, Denied, Device, document::NAME_BYTES_MAX, ring_provider, texts};
 
 /// Longest set of keys that is read, in bytes. Large providers publish ten keys in 10 kB.
 pub const SET_BYTES_MAX: usize = 1 << 20;
@@ -82,13 +82,13 @@ struct Known {
 #[derive(Debug, thiserror::Error)]
 pub enum BadSet {
     /// The text is too long.
-    #[error("it has {0} bytes, and a set of keys at most {SET_BYTES_MAX}")]
+    #[error("{}", texts::set_too_long(*.0, SET_BYTES_MAX))]
     TooLong(usize),
     /// The text is no set.
-    #[error("it is no JSON Web Key Set (RFC 7517): {0}")]
+    #[error("{}", texts::not_a_set(.0))]
     Malformed(#[from] serde_json::Error),
     /// No key is usable.
-    #[error("none of its {0} keys is for signatures by ES256, ES384, EdDSA or RS256 to RS512")]
+    #[error("{}", texts::no_key_for_signatures(*.0))]
     NoKey(usize),
 }
 

@@ -28,7 +28,7 @@ use crate::{
     pace::{Rate, TokenBucket},
     records::{self, JoinToken, KeptToken, RecordError},
     store::{Store, StoreError},
-    texts::{calls, joining as texts},
+    texts::{calls, joining as texts, log},
 };
 
 /// Longest request for a certificate, in bytes: one with an RSA key of 4,096 bits has a third of it.
@@ -172,7 +172,7 @@ impl From<Status> for Unjoined {
 impl From<StoreError> for Unjoined {
     /// In few words: the caller is a stranger.
     fn from(error: StoreError) -> Self {
-        tracing::warn!(%error, "cannot look for the token of a process that joins, or use it");
+        tracing::warn!(%error, "{}", log::CANNOT_LOOK_FOR_TOKEN);
         Self::Failed(Status::unavailable(texts::store_is_away()))
     }
 }
@@ -322,7 +322,7 @@ impl JoiningService {
         signed.map_err(|error| match error {
             Unsigned::Ca(error @ ca::CaError::Request(_)) => Status::invalid_argument(texts::bad_request(error)),
             error => {
-                tracing::error!(%error, "cannot sign a first certificate");
+                tracing::error!(%error, "{}", log::CANNOT_SIGN_FIRST);
                 Status::unavailable(texts::cannot_sign_now())
             }
         })

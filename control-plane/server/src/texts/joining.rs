@@ -221,5 +221,28 @@ mod tests {
             assert!(text.contains("; "), "does not say what to do: {text}");
             assert!(!text.ends_with(['.', ';', ':']), "{text}");
         }
+        // One of the above, or another crate's refusal, stands at the end of these.
+        let refusal = unknown_token();
+        for text in [
+            bad_role(refusal),
+            bad_request(refusal),
+            head_unsigned(refusal),
+            may_not_join("192.0.2.1", "edge/edge-dub", refusal),
+            may_not_log_in("192.0.2.1", refusal),
+        ] {
+            assert!(text.ends_with(&format!(": {refusal}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_audit_log_names_who_got_in_and_by_what() {
+        let noon = Moment(43_200_000);
+        for (line, by) in [
+            (token_made("edge/edge-dub", noon, "a new edge"), "a new edge"),
+            (joined("edge/edge-dub", "ada"), "a token of ada"),
+            (logged_in("ada", "the provider", noon), "the provider"),
+        ] {
+            assert!(line.contains(by) && !line.ends_with('.'), "{line}");
+        }
     }
 }
