@@ -21,7 +21,7 @@ check: ## formatting, lints, dependencies, documentation
 
 test: ## every test but those of `make soak`
 	tools/setup test
-	tools/timed "make test" tools/test
+	SOAK_FOLLOWS=$(if $(filter soak,$(MAKECMDGOALS)),yes) tools/timed "make test" tools/test
 
 soak: ## the slow tests: ten minutes without a quorum, two of deaths, hundreds of small worlds, a minute per fuzz target, the large recognizer
 	tools/setup test

@@ -137,7 +137,7 @@ pub(crate) struct Login {
     /// Your name, for the audit log; your login name by default.
     #[arg(default_value_t = person())]
     name: String,
-    /// What the credential allows, separated by commas: viewer, operator, approver, admin; with or without regions, as in
+    /// Roles of the credential, separated by commas: viewer, operator, approver, admin; with or without regions, as in
     /// operator@us-*.
     #[arg(long, value_name = "ROLE,...", value_parser = parse_grants, required_unless_present_any = ["token", "oidc"])]
     roles: Option<Grants>,

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use api::{OperatorError, v1};
+use api::{OperatorError, join::JoinError, v1};
 use client::CallError;
 use world::{StartError, record::RecordError};
 
@@ -112,6 +112,16 @@ impl From<OperatorError> for Failure {
     }
 }
 
+impl From<JoinError> for Failure {
+    fn from(error: JoinError) -> Self {
+        let code = match error {
+            JoinError::Unanswered(_) => UNREACHABLE,
+            JoinError::Key(_) | JoinError::Refused { .. } | JoinError::Wrong { .. } => 1,
+        };
+        Self::with(error, code)
+    }
+}
+
 impl From<RecordError> for Failure {
     fn from(error: RecordError) -> Self {
         let code = match error {
@@ -153,6 +163,9 @@ mod tests {
         let (url, why, token) = (text(), text(), text());
         assert_eq!(code(OperatorError::OutcomeUnknown { url, why, token }.into()), 6);
         assert_eq!(code(OperatorError::Rejected("no such region".into()).into()), 1);
+        assert_eq!(code(JoinError::Unanswered(text()).into()), 5);
+        let (url, why) = (text(), text());
+        assert_eq!(code(JoinError::Refused { url, why }.into()), 1);
         let state_dir = std::path::PathBuf::from("/nowhere");
         assert_eq!(code(RecordError::NotRunning { state_dir }.into()), 5);
     }

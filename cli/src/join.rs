@@ -9,11 +9,15 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
-use api::{Operator, join::Joined, v1};
+use api::{
+    Operator,
+    join::{JoinError, Joined},
+    v1,
+};
 use clap::Args;
 use identity::{
     Role, ca,
-    files::{self, Files},
+    files::{self, FileError, Files},
     join::Token,
 };
 use serde_json::json;
@@ -26,10 +30,14 @@ use crate::{
     output::{Output, print},
     present::document,
     role::parse_role,
+    texts,
 };
 
 /// Longest token on standard input, in bytes: several times what one has.
 const TOKEN_BYTES_MAX: u64 = 4_096;
+/// File of the key that waits for its certificate. A token is bound to the first key that it was shown with, so an attempt whose answer was
+/// lost is repeated with the same one.
+const WAITING_KEY: &str = "joining.key";
 
 #[derive(Debug, Args)]
 pub(crate) struct MakeToken {
@@ -158,11 +166,29 @@ async fn ask(token: &Token, into: &Path, control_planes: &[String]) -> Result<Jo
     // Before the token is used up.
     may_hold(&files, &token.role, into)?;
     make_private(into)?;
-    let joined = api::join::join(control_planes, token, daemon::clock::now())
-        .await
-        .map_err(|error| Failure::failed(error.into()))?;
+    let waiting = into.join(WAITING_KEY);
+    let key = waiting_key(&waiting)?;
+    let joined = api::join::join(control_planes, token, key, daemon::clock::now()).await;
+    let joined = joined.map_err(|error| match error {
+        JoinError::Unanswered(why) => Failure::unreachable(texts::token_unanswered(&why, &waiting)),
+        other => other.into(),
+    })?;
     keep(&joined, &files, into)?;
+    std::fs::remove_file(&waiting).with_context(|| format!("cannot remove {}", waiting.display()))?;
     Ok(joined)
+}
+
+/// The key of an earlier attempt, or a new one.
+fn waiting_key(file: &Path) -> Result<String, Failure> {
+    let failed = |error: FileError| Failure::failed(error.into());
+    match files::read_key(file) {
+        Err(FileError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            let (key, _) = ca::request().map_err(JoinError::from)?;
+            files::write(file, &key, 0o600).map_err(failed)?;
+            Ok(key)
+        }
+        read => read.map_err(failed),
+    }
 }
 
 fn make_private(folder: &Path) -> Result<(), Failure> {

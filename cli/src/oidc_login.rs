@@ -6,10 +6,14 @@ use std::{
 };
 
 use anyhow::{Context as _, anyhow};
+use api::v1;
 use identity::{files, join::RootHash};
-use oidc::{Metadata, flow};
+use oidc::{
+    Client, Metadata, Unasked,
+    flow::{self, NotSignedIn},
+};
 
-use crate::{exit::Failure, join, output::print};
+use crate::{exit::Failure, join, output::print, texts};
 
 /// Logs in: asks a control plane for its provider, lets the person sign in there, and shows the id token to a control plane.
 pub(crate) async fn log_in(
@@ -28,21 +32,23 @@ pub(crate) async fn log_in(
         Failure::usage(anyhow!(text))
     })?;
     let described = api::join::describe_login(control_planes, root).await;
-    let described = described.map_err(|error| Failure::failed(error.into()))?;
+    let v1::LoginDescription {
+        issuer,
+        client_id,
+        scope,
+        trust,
+    } = described?;
     let signing_in = tokio::task::spawn_blocking(move || {
-        let metadata = Metadata::of(&described.issuer)?;
-        flow::sign_in(
-            &metadata,
-            &described.client_id,
-            &described.scope,
-            show,
-            std::thread::sleep,
-        )
+        let client = Client::new((!trust.is_empty()).then_some(trust.as_str()))?;
+        let metadata = Metadata::of(&client, &issuer)?;
+        flow::sign_in(&client, &metadata, (&client_id, &scope), show, std::thread::sleep)
     });
     let token = signing_in.await.context("signing in panicked")?;
-    let token = token.map_err(|error| Failure::failed(error.into()))?;
-    let joined = api::join::log_in(control_planes, root, &token, daemon::clock::now()).await;
-    let joined = joined.map_err(|error| Failure::failed(error.into()))?;
+    let token = token.map_err(|error| match error {
+        NotSignedIn::Unasked(error @ Unasked::Http { .. }) => Failure::unreachable(texts::provider_is_away(error)),
+        other => Failure::failed(other.into()),
+    })?;
+    let joined = api::join::log_in(control_planes, root, &token, daemon::clock::now()).await?;
     join::keep_login(&joined, into, state_dir)
 }
 

@@ -52,6 +52,21 @@ pub(crate) fn sealed_too_long() -> Error {
     )
 }
 
+/// `key` is the file of the key that the token may be shown with again.
+pub(crate) fn token_unanswered(why: &str, key: &Path) -> Error {
+    anyhow!(
+        "no control plane lets this process or person in: {why}; type the same command again: until the token ends it stays good with \
+         the key in {}",
+        key.display()
+    )
+}
+
+pub(crate) fn provider_is_away(why: impl Display) -> Error {
+    anyhow!(
+        "nobody can sign in at the identity provider now: {why}; try again, or use a sealed credential (`meridian --identity DIR status`)"
+    )
+}
+
 pub(crate) fn life_too_long() -> Error {
     anyhow!("--for is longer than the calendar; write a shorter one")
 }
@@ -234,6 +249,11 @@ mod tests {
             drain_needs_end("stack"),
             drained_region_has_no_end(),
             drain_is_unobserved(),
+            token_unanswered("https://cp-1 does not answer", file),
+            provider_is_away("https://id.example: status 503"),
+            heads_before_log(1, 2),
+            sealed_too_long(),
+            anyhow!("pip names no index; {NAME_AN_INDEX}"),
             life_too_long(),
             package_of_one_model(),
             zone_is_malformed("X"),

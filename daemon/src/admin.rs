@@ -14,7 +14,7 @@ use axum::{
 use parking_lot::Mutex;
 use prometheus_client::{encoding::text::encode, registry::Registry};
 
-use crate::Tasks;
+use crate::{Tasks, texts};
 
 /// The readiness of the process, by part. A process is ready when every part that reported is, or can be spared. Parts that
 /// have not reported do not count; a process without any report is not ready.
@@ -89,7 +89,7 @@ pub async fn serve(
 ) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(listen)
         .await
-        .with_context(|| format!("cannot listen on {listen} for metrics and health"))?;
+        .with_context(|| texts::cannot_listen_for_metrics(listen))?;
     let bound = listener.local_addr()?;
     let stop = tasks.stop_token();
     let service = router(Arc::new(registry), readiness);

@@ -6,6 +6,8 @@ use std::{collections::BTreeMap, net::SocketAddr, path::Path};
 use anyhow::Context as _;
 use serde::{Deserialize, Serialize};
 
+use crate::texts;
+
 /// The file that a process writes once it is ready.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,17 +38,17 @@ impl Announcement {
         let unfinished = path.with_extension("unfinished");
         std::fs::write(&unfinished, serde_json::to_vec_pretty(self)?)
             .and_then(|()| std::fs::rename(&unfinished, path))
-            .with_context(|| format!("cannot write the announcement {}", path.display()))
+            .with_context(|| texts::cannot_announce(path))
     }
 
     /// Reads the file. `None` while the process has not announced itself.
     pub fn read(path: &Path) -> anyhow::Result<Option<Self>> {
         match std::fs::read(path) {
             Ok(bytes) => Ok(Some(
-                serde_json::from_slice(&bytes).with_context(|| path.display().to_string())?,
+                serde_json::from_slice(&bytes).with_context(|| texts::cannot_read_announcement(path))?,
             )),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| path.display().to_string()),
+            Err(error) => Err(error).with_context(|| texts::cannot_read_announcement(path)),
         }
     }
 }

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use serde::de::DeserializeOwned;
 use topology::document::{self, Guide};
 
-use crate::secrets;
+use crate::{secrets, texts};
 
 /// Knowledge of a process about its configuration beside the types of its values.
 pub trait Rules {
@@ -99,12 +99,7 @@ impl std::error::Error for Problems {}
 /// configuration become relative to the folder of the file, or lie below `$CREDENTIALS_DIRECTORY`. Published example keys are
 /// refused here, and only here.
 pub fn load<C: DeserializeOwned + Rules>(path: &Path) -> anyhow::Result<C> {
-    let text = std::fs::read_to_string(path).with_context(|| {
-        format!(
-            "cannot read configuration {}; give another with --config",
-            path.display()
-        )
-    })?;
+    let text = std::fs::read_to_string(path).with_context(|| texts::cannot_read_configuration(path))?;
     let folder = path.parent().unwrap_or(Path::new(""));
     let (config, has_keys) = secrets::of_a_process(folder, || read(&path.display().to_string(), &text));
     let mut config: C = config?;
@@ -113,7 +108,7 @@ pub fn load<C: DeserializeOwned + Rules>(path: &Path) -> anyhow::Result<C> {
     }
     if has_keys && let Err(error) = secrets::refuse_readable_by_all(path) {
         // A folder that is closed to others protects it as well, so this is no refusal.
-        tracing::warn!(%error, "the configuration holds a key; keep it in a file of its own: {{ file = \"PATH\" }}");
+        tracing::warn!(%error, "{}", texts::KEY_IN_CONFIGURATION);
     }
     Ok(config)
 }

@@ -32,6 +32,7 @@ pub mod process;
 pub mod secrets;
 pub mod tasks;
 pub mod telemetry;
+mod texts;
 
 pub use announce::Announcement;
 pub use listen::listen;

@@ -13,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Deserializer, de::Error as _};
 
+use crate::texts;
+
 /// The folder in which systemd lays the credentials of a service (LoadCredential=), as configurations write it.
 const CREDENTIALS: &str = "CREDENTIALS_DIRECTORY";
 /// Rights of other users on a file.
@@ -92,28 +94,14 @@ pub enum SecretError {
 
 impl fmt::Display for SecretError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoCredentials => write!(
-                f,
-                "{CREDENTIALS} is not set; start the process by systemd with LoadCredential=NAME:/path/of/file, or write the path of a file"
-            ),
-            Self::Io(path, error) if error.kind() == io::ErrorKind::NotFound => write!(
-                f,
-                "there is no file {path}; make one: (umask 077; openssl rand -hex 32 >{path})",
-                path = path.display()
-            ),
-            Self::Io(path, error) => write!(f, "cannot read {}: {error}", path.display()),
-            Self::Readable(path, mode) => write!(
-                f,
-                "{path} can be read by others (mode {mode:04o}); make a new key, and chmod 600 {path}",
-                path = path.display()
-            ),
-            Self::TooLong(path, bytes) => write!(
-                f,
-                "{} has {bytes} bytes and holds no key; write one or two lines in hex",
-                path.display()
-            ),
-        }
+        let text = match self {
+            Self::NoCredentials => texts::no_credentials(CREDENTIALS),
+            Self::Io(path, error) if error.kind() == io::ErrorKind::NotFound => texts::no_key_file(path),
+            Self::Io(path, error) => texts::cannot_read_key(path, error),
+            Self::Readable(path, mode) => texts::key_readable(path, *mode),
+            Self::TooLong(path, bytes) => texts::key_file_too_long(path, *bytes),
+        };
+        f.write_str(&text)
     }
 }
 
@@ -146,8 +134,6 @@ fn read_private(path: &Path) -> Result<String, SecretError> {
     fs::read_to_string(path).map_err(failed)
 }
 
-const SHAPE: &str = "not a key; write \"HEX\", the new and the old key as [\"NEW\", \"OLD\"], or { file = \"PATH\" }";
-
 impl<'de> Deserialize<'de> for Secrets {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -162,7 +148,7 @@ impl<'de> Deserialize<'de> for Secrets {
             Some(Vec<String>),
             File(InFile),
         }
-        let written = Written::deserialize(deserializer).map_err(|_| D::Error::custom(SHAPE))?;
+        let written = Written::deserialize(deserializer).map_err(|_| D::Error::custom(texts::KEY_SHAPE))?;
         let keys = match written {
             Written::One(key) => vec![key],
             Written::Some(keys) => keys,
@@ -193,10 +179,7 @@ impl Secrets {
             .map(str::to_owned)
             .collect();
         if keys.is_empty() {
-            let path = path.display();
-            return Err(format!(
-                "{path} is empty; make a key: (umask 077; openssl rand -hex 32 >{path})"
-            ));
+            return Err(texts::key_file_empty(&path));
         }
         // A file is a person's own, so the published keys of the examples have no business in it.
         Self::checked(&keys, true).map_err(|error| format!("{}: {error}", path.display()))
@@ -209,14 +192,14 @@ impl Secrets {
     fn checked(keys: &[String], is_strict: bool) -> Result<Self, String> {
         let decode = |text: &String| {
             if is_strict && PUBLISHED.contains(&text.to_ascii_lowercase().as_str()) {
-                return Err("this key is the published example, and everybody knows it; make your own with `openssl rand -hex 32`".to_owned());
+                return Err(texts::key_is_published());
             }
-            hex::decode(text).map_err(|_| "the key is not hexadecimal; make one with `openssl rand -hex 32`".to_owned())
+            hex::decode(text).map_err(|_| texts::key_is_not_hex())
         };
         let mut keys = keys.iter().map(decode).collect::<Result<Vec<_>, _>>()?.into_iter();
         match (keys.next(), keys.next(), keys.next()) {
             (Some(signs), also_accepted, None) => Ok(Self { signs, also_accepted }),
-            _ => Err(SHAPE.to_owned()),
+            _ => Err(texts::KEY_SHAPE.to_owned()),
         }
     }
 }

@@ -10,6 +10,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+use crate::texts;
+
 /// The tasks of a process, by name.
 #[derive(Debug, Default)]
 pub struct Tasks {
@@ -38,8 +40,8 @@ impl Tasks {
     /// Runs until SIGTERM, SIGINT, the end of the supervisor, or the end of the first task. Then stops all tasks within
     /// `grace`.
     pub async fn run(mut self, grace: Duration) -> anyhow::Result<()> {
-        let mut terminate = signal(SignalKind::terminate()).context("cannot watch SIGTERM")?;
-        let mut interrupt = signal(SignalKind::interrupt()).context("cannot watch SIGINT")?;
+        let mut terminate = signal(SignalKind::terminate()).with_context(|| texts::cannot_watch("SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).with_context(|| texts::cannot_watch("SIGINT"))?;
         let first = tokio::select! {
             _ = terminate.recv() => { tracing::info!("SIGTERM: stopping"); Ok(()) }
             _ = interrupt.recv() => { tracing::info!("SIGINT: stopping"); Ok(()) }
@@ -55,7 +57,7 @@ impl Tasks {
         self.stop.cancel();
         let rest = tokio::time::timeout(grace, self.join_all()).await.unwrap_or_else(|_| {
             let late: Vec<&str> = self.names.values().map(String::as_str).collect();
-            tracing::warn!(tasks = ?late, ?grace, "tasks did not stop within the grace period: aborted");
+            tracing::warn!(tasks = ?late, ?grace, "{}", texts::CUT_AFTER_GRACE);
             Ok(())
         });
         self.running.abort_all();
@@ -77,9 +79,9 @@ impl Tasks {
         };
         let name = self.names.remove(&id).unwrap_or_default();
         match result {
-            Ok(()) if too_early => anyhow::bail!("task {name} ended unexpectedly"),
+            Ok(()) if too_early => anyhow::bail!(texts::task_ended(&name)),
             Ok(()) => Ok(()),
-            Err(error) => Err(error.context(format!("task {name}"))),
+            Err(error) => Err(error.context(texts::in_task(&name))),
         }
     }
 }

@@ -20,7 +20,7 @@ pub struct Stage {
     pub world: World,
     /// Asks the world's name server, as devices do.
     pub resolver: Resolver,
-    /// How callers call: by the zone's name.
+    /// Options of the callers, who call by the zone's name.
     pub options: CallOptions,
     /// The recorded calls of the demo.
     pub recordings: Arc<Vec<Recording>>,

@@ -5,12 +5,14 @@ use std::{fmt, sync::Arc};
 
 use serde::{Deserialize, Serialize};
 
+use crate::texts;
+
 /// Longest id, in bytes: the limit of a DNS label (RFC 1035 §2.3.4).
 pub const ID_LENGTH_MAX: usize = 63;
 
 /// A text that is not an id. The text is cut to one character more than the longest id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("\"{0}\" is not an id; write 1 to 63 of a-z, 0-9 and '-', with a letter first and no '-' at the end")]
+#[error("{}", texts::not_an_id(.0, ID_LENGTH_MAX))]
 pub struct IdError(pub String);
 
 fn check(text: &str) -> Result<(), IdError> {

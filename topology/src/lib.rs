@@ -19,6 +19,7 @@ pub mod snapshot;
 pub mod spelling;
 pub mod stack;
 pub mod text;
+mod texts;
 pub mod topology;
 
 pub use component::{Component, Level};

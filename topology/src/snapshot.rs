@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{Plan, RegionState, Topology, policy::ProbePolicy};
+use crate::{Plan, RegionState, Topology, policy::ProbePolicy, texts};
 
 /// Version of the snapshot document. A reader refuses every other version.
 pub const SNAPSHOT_SCHEMA: u32 = 1;
@@ -34,16 +34,16 @@ pub struct Snapshot {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SnapshotError {
     /// The document is larger than [`SNAPSHOT_BYTES_MAX`].
-    #[error("the snapshot has {0} bytes; the limit is {SNAPSHOT_BYTES_MAX}")]
+    #[error("{}", texts::snapshot_too_large(*.0, SNAPSHOT_BYTES_MAX))]
     TooLarge(usize),
     /// The bytes are not a snapshot document.
-    #[error("this version cannot read the snapshot: {0}")]
+    #[error("{}", texts::snapshot_unreadable(.0))]
     Unreadable(String),
     /// The checksum does not match the bytes.
-    #[error("the snapshot is damaged: it does not match its checksum")]
+    #[error("{}", texts::snapshot_damaged())]
     Corrupt,
     /// The document is readable, but the plan cannot be applied.
-    #[error("plan {generation} cannot be applied: {}", problems.join("; "))]
+    #[error("{}", texts::plan_cannot_be_applied(*generation, problems))]
     Invalid {
         /// Generation of the plan.
         generation: u64,

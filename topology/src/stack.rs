@@ -7,6 +7,8 @@ use serde::{
     de::{Error, MapAccess, Visitor, value::MapAccessDeserializer},
 };
 
+use crate::texts;
+
 /// The version of every stack whose document names no version.
 pub const CURRENT: &str = "current";
 /// Longest version, in characters. A name and the hash of a commit fit.
@@ -25,7 +27,7 @@ pub struct Stack {
 
 /// A text that is not a version. The text is cut to [`VERSION_CHARS_MAX`] characters.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a version; write 1 to {VERSION_CHARS_MAX} visible ASCII characters")]
+#[error("{}", texts::not_a_version(.0, VERSION_CHARS_MAX))]
 pub struct VersionError(String);
 
 impl Stack {
@@ -77,8 +79,7 @@ fn read_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr
 }
 
 fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is not an address; write \"IP:PORT\", such as \"10.0.0.1:9000\""))
+    text.parse().map_err(|_| texts::not_a_stack(text))
 }
 
 impl Serialize for Stack {

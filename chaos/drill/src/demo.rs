@@ -31,7 +31,7 @@ use crate::{
     fleet::{Fleet, TurnRecord},
     new_sessions::NewSessions,
     observe::{Observer, published},
-    recordings,
+    recordings, texts,
 };
 
 /// The settings of a demo.
@@ -68,7 +68,7 @@ pub async fn demo(settings: Settings, narrator: Arc<Narrator>) -> anyhow::Result
     let began = Instant::now();
     let recordings = Arc::new(recordings::load(&settings.calls_dir)?);
     let replies = settings.report_dir.join("replies");
-    std::fs::create_dir_all(&replies).with_context(|| format!("cannot make {}", replies.display()))?;
+    std::fs::create_dir_all(&replies).with_context(|| texts::cannot_make(&replies))?;
 
     narrator.step(
         1,
@@ -260,11 +260,7 @@ async fn region_of_most(
         }
         if began.elapsed() > FIRST_ANSWERS_MAX {
             let unanswered = now.iter().filter(|caller| caller.answered == 0).count();
-            bail!(
-                "{unanswered} of {} callers were not answered within {:.0} s",
-                now.len(),
-                FIRST_ANSWERS_MAX.as_secs_f64()
-            );
+            bail!(texts::callers_unanswered(unanswered, now.len(), FIRST_ANSWERS_MAX));
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     };
@@ -284,7 +280,7 @@ async fn region_of_most(
     let most = served.iter().max_by_key(|(_, count)| **count);
     match most {
         Some((region, _)) if !region.is_empty() => Ok((*region).to_owned()),
-        _ => bail!("the edges do not say which region answers"),
+        _ => bail!(texts::region_unknown()),
     }
 }
 
@@ -307,7 +303,7 @@ async fn wait_until_mid_call(fleet: &Fleet, region: &str) -> anyhow::Result<()> 
         }
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-    bail!("no moment came at which half of the callers of {region} were talking")
+    bail!(texts::nobody_in_call(region, MID_CALL_MAX))
 }
 
 /// The decision that moved the region's sessions away.
@@ -318,7 +314,7 @@ async fn evacuation_decision(world: &World, region: &str, killed_at: Moment) -> 
         Moment(decision.at_ms) >= killed_at && decision.reasons.iter().any(failover)
     };
     let decision = history.iter().find(about).cloned();
-    decision.with_context(|| format!("the history has no failover of {region}"))
+    decision.with_context(|| texts::no_failover(region))
 }
 
 async fn restore(world: &World, region: &str, narrator: &Narrator) -> anyhow::Result<()> {
@@ -334,7 +330,7 @@ async fn restore(world: &World, region: &str, narrator: &Narrator) -> anyhow::Re
     let reply = world.operator().act(request).await?;
     let reasons: Vec<&str> = reply.reasons.iter().map(|reason| reason.text.as_str()).collect();
     if reply.outcome() == Outcome::Refused {
-        bail!("the restore of {region} was refused: {}", reasons.join("; "));
+        bail!(texts::restore_refused(region, &reasons.join("; ")));
     }
     narrator.say(format!("meridian restore {region}: accepted"));
     Ok(())

@@ -11,6 +11,7 @@ pub mod recordings;
 pub mod report;
 pub mod resolve;
 
+mod texts;
 mod timeline;
 
 pub use demo::demo;

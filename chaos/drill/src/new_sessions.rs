@@ -125,7 +125,7 @@ pub fn is_elsewhere(session: &NewSession, region: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn knock(at: u64, region: &str, failure: &str) -> NewSession {
+    fn new_session(at: u64, region: &str, failure: &str) -> NewSession {
         NewSession {
             at_ms: Moment(at),
             edge: "127.0.1.1:8080".parse().unwrap(),
@@ -138,10 +138,10 @@ mod tests {
     #[test]
     fn a_failed_session_is_nowhere() {
         let sessions = [
-            knock(10, "us-east", ""),
-            knock(20, "", "refused"),
-            knock(30, "us-west", ""),
-            knock(40, "eu-west", ""),
+            new_session(10, "us-east", ""),
+            new_session(20, "", "refused"),
+            new_session(30, "us-west", ""),
+            new_session(40, "eu-west", ""),
         ];
         let share = |since, until| share_elsewhere(&sessions, "us-east", Moment(since), Moment(until));
         assert_eq!(share(0, 50), Some(0.5));

@@ -8,6 +8,8 @@ use parking_lot::Mutex;
 use tokio::{sync::watch, task::JoinHandle};
 use topology::Moment;
 
+use crate::texts;
+
 /// Pause between two questions. Short against everything that is measured with it; answers cost the control plane a
 /// hundredth of a core.
 const PERIOD: Duration = Duration::from_millis(50);
@@ -69,12 +71,8 @@ impl Observer {
         let satisfied = latest.wait_for(|status| status.as_ref().is_some_and(&mut condition));
         match tokio::time::timeout(limit, satisfied).await {
             Ok(Ok(status)) => Ok(status.clone().unwrap_or_default()),
-            Ok(Err(_)) => bail!("the observer ended while waiting for {what}"),
-            Err(_) => bail!(
-                "{what} did not happen within {:.0} s; last seen: {}",
-                limit.as_secs_f64(),
-                self.summary()
-            ),
+            Ok(Err(_)) => bail!(texts::observer_ended(what)),
+            Err(_) => bail!(texts::did_not_happen(what, limit, &self.summary())),
         }
     }
 

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use client::Utterance;
 
+use crate::texts;
+
 /// Folder of the recordings in the source tree.
 const FOLDER: &str = "regional-stack/speech/testdata/calls";
 
@@ -30,20 +32,15 @@ pub fn default_folder() -> PathBuf {
 /// Reads calls.tsv (file, words, intent) in a folder, and the WAV files that it names.
 pub fn load(folder: &Path) -> anyhow::Result<Vec<Recording>> {
     let list = folder.join("calls.tsv");
-    let text = std::fs::read_to_string(&list).with_context(|| {
-        format!(
-            "cannot read {}; give the folder of the recordings with --calls",
-            list.display()
-        )
-    })?;
+    let text = std::fs::read_to_string(&list).with_context(|| texts::cannot_read_list(&list))?;
     let mut recordings = Vec::new();
     for (index, line) in text.lines().enumerate() {
         let at = || format!("{}:{}", list.display(), index + 1);
         let [file, words, intent] = line.split('\t').collect::<Vec<_>>()[..] else {
-            bail!("{}: expected file, words and intent, separated by tabs", at());
+            bail!(texts::not_three_columns(&at()));
         };
-        let sound = std::fs::read(folder.join(file)).with_context(|| format!("{}: cannot read {file}", at()))?;
-        let utterance = Utterance::from_wav(&sound).with_context(|| format!("{}: {file}", at()))?;
+        let sound = std::fs::read(folder.join(file)).with_context(|| texts::cannot_read_recording(&at(), file))?;
+        let utterance = Utterance::from_wav(&sound).with_context(|| texts::bad_recording(&at(), file))?;
         recordings.push(Recording {
             file: file.to_owned(),
             words: words.to_owned(),
@@ -52,7 +49,7 @@ pub fn load(folder: &Path) -> anyhow::Result<Vec<Recording>> {
         });
     }
     if recordings.is_empty() {
-        bail!("{} names no recording", list.display());
+        bail!(texts::no_recordings(&list));
     }
     Ok(recordings)
 }
@@ -60,8 +57,7 @@ pub fn load(folder: &Path) -> anyhow::Result<Vec<Recording>> {
 /// Writes a reply to a WAV file.
 pub fn write_reply(path: &Path, samples: &[i16]) -> anyhow::Result<()> {
     let samples: Vec<f32> = samples.iter().map(|sample| f32::from(*sample) / 32_768.0).collect();
-    std::fs::write(path, speech::wav::encode(&samples, client::RATE))
-        .with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, speech::wav::encode(&samples, client::RATE)).with_context(|| texts::cannot_write(path))
 }
 
 #[cfg(test)]
@@ -80,7 +76,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("calls.tsv"), "a.wav\thello\n").unwrap();
         let error = load(folder.path()).unwrap_err().to_string();
-        assert!(error.contains("calls.tsv:1: expected"), "{error}");
+        assert!(error.contains("calls.tsv:1: not three columns"), "{error}");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use topology::Moment;
 
-use crate::{fleet::TurnRecord, mark::Mark, timeline};
+use crate::{fleet::TurnRecord, mark::Mark, texts, timeline};
 
 /// Schema number of report.json.
 pub const REPORT_SCHEMA: u32 = 2;
@@ -387,7 +387,7 @@ impl Report {
     pub fn write(&self, folder: &Path) -> anyhow::Result<()> {
         let write = |name: &str, text: &str| {
             let path = folder.join(name);
-            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
+            std::fs::write(&path, text).with_context(|| texts::cannot_write(&path))
         };
         let ended = self.turns.iter().map(|turn| turn.ended_at_ms).max();
         let began = self.turns.iter().map(|turn| turn.started_at_ms).min();

@@ -24,6 +24,7 @@ use topology::{IdError, Level, NodeId, Plan, PlanNumber, ReasonCode, RegionId, R
 use crate::{
     record::{FirstReason, Kind, Record},
     subjects::nodes,
+    texts,
 };
 
 /// A condition that the record of a scenario must meet.
@@ -84,14 +85,16 @@ impl Expectation {
             Expected::PlanCount(_) => vec![],
             Expected::Has(node, _) | Expected::Refuses(node, _) => {
                 let known = nodes(topology).any(|it| it == *node);
-                return known.then_some(()).ok_or_else(|| format!("there is no node {node}"));
+                return known
+                    .then_some(())
+                    .ok_or_else(|| texts::unknown("node", node, nodes(topology)));
             }
         };
         match regions
             .into_iter()
             .find(|region| !topology.regions.contains_key(region))
         {
-            Some(region) => Err(format!("there is no region {region}")),
+            Some(region) => Err(texts::unknown("region", region, topology.regions.keys())),
             None => Ok(()),
         }
     }
@@ -211,7 +214,7 @@ impl StateName {
 fn parse(words: &[&str]) -> Result<Expected, String> {
     let region = |name: &str| RegionId::new(name).map_err(|error: IdError| error.to_string());
     let node = |name: &str| NodeId::new(name).map_err(|error: IdError| error.to_string());
-    let unknown = || format!("\"{}\" is nothing to expect", words.join(" "));
+    let unknown = || texts::not_an_expectation(&words.join(" "));
     let when = |words: &[&str]| match words {
         [] => Ok(When::At(None)),
         ["at", time] => Ok(When::At(Some(time.parse::<Span>()?.0))),
@@ -221,13 +224,11 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
     let by = |words: &[&str]| match when(words)? {
         When::At(None) => Ok(None),
         When::By(time) => Ok(Some(time)),
-        When::At(Some(_)) => Err("a reason is expected by a time, not at one".to_owned()),
+        When::At(Some(_)) => Err(texts::reason_at_a_time()),
     };
     Ok(match words {
         ["plan", "count", count] => {
-            let count = count
-                .parse()
-                .map_err(|_| format!("\"{count}\" is not a whole number"))?;
+            let count = count.parse().map_err(|_| texts::not_a_number(count))?;
             Expected::PlanCount(count)
         }
         ["never", code] => Expected::NeverSaid(None, parse_code(code)?),
@@ -238,9 +239,7 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
         [name, "has", "plan", number] => Expected::Has(node(name)?, parse_number(number)?),
         [name, "refuses", "plan", number] => Expected::Refuses(node(name)?, parse_number(number)?),
         [name, "takes", percent, "%", "of", primary, time @ ..] => {
-            let percent = percent
-                .parse()
-                .map_err(|_| format!("\"{percent}\" is not a percentage"))?;
+            let percent = percent.parse().map_err(|_| texts::not_a_percentage(percent))?;
             Expected::Takes(region(name)?, percent, region(primary)?, when(time)?)
         }
         [name, "at", level, time @ ..] if level.starts_with('L') => {
@@ -263,7 +262,8 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
 }
 
 fn parse_level(word: &str) -> Result<Level, String> {
-    word.parse().map_err(|_| format!("there is no level {word}"))
+    word.parse()
+        .map_err(|_| texts::unknown("level", word, ["L0", "L1", "L2", "L3", "L4", "L5"]))
 }
 
 /// A code by its name in documents: a misspelt one would never appear, and `never` would always be met.
@@ -271,7 +271,7 @@ fn parse_code(word: &str) -> Result<ReasonCode, String> {
     let name: value::StrDeserializer<'_, value::Error> = word.into_deserializer();
     let code = ReasonCode::deserialize(name).ok();
     let known = code.filter(|code| !matches!(code, ReasonCode::Unknown(_)));
-    known.ok_or_else(|| format!("there is no reason \"{word}\""))
+    known.ok_or_else(|| texts::unknown_reason(word))
 }
 
 fn parse_number(word: &str) -> Result<PlanNumber, String> {
@@ -282,5 +282,5 @@ fn parse_number(word: &str) -> Result<PlanNumber, String> {
             epoch: epoch.parse().ok()?,
         })
     });
-    number.ok_or_else(|| format!("\"{word}\" is no plan; write its generation and epoch, like 4@1"))
+    number.ok_or_else(|| texts::not_a_plan(word))
 }

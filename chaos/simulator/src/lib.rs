@@ -6,6 +6,7 @@ mod fleet;
 pub mod record;
 pub mod scenario;
 mod subjects;
+mod texts;
 mod transcript;
 mod truth;
 mod version;

@@ -81,7 +81,7 @@ use self::{
     event::parse_event,
     words::{number, number_up_to},
 };
-use crate::expect::Expectation;
+use crate::{expect::Expectation, texts};
 
 /// Longest scenario: the simulator plays every tick of it.
 const END_MAX: Duration = Duration::from_secs(30 * 86_400);
@@ -158,7 +158,7 @@ pub struct Line {
 
 /// A fault of a scenario, with its line.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("line {line}: {problem}")]
+#[error("{}", texts::in_line(*line, problem))]
 pub struct BadScenario {
     /// Line in the file, from 1.
     pub line: usize,
@@ -192,7 +192,7 @@ impl Scenario {
                     let sessions = match sessions {
                         [] => 0,
                         ["and", sessions, "sessions"] => number_up_to(sessions, SESSIONS_MAX).map_err(bad)?,
-                        _ => return Err(bad("write \"98 turns\" or \"98 turns and 300 sessions\"".to_owned())),
+                        _ => return Err(bad(texts::traffic())),
                     };
                     head.traffic.insert((edge, region), Traffic { turns, sessions });
                 }
@@ -210,30 +210,26 @@ impl Scenario {
                     end = Some(time(at)?).filter(|end| *end <= END_MAX);
                     if end.is_none() {
                         let days = END_MAX.as_secs() / 86_400;
-                        return Err(bad(format!("a scenario ends within {days} days")));
+                        return Err(bad(texts::ends_too_late(days)));
                     }
                 }
                 ["at", at, event @ ..] => {
                     let at = time(at)?;
                     if events.last().is_some_and(|before| at < before.at) {
-                        return Err(bad("it happens before the line above".into()));
+                        return Err(bad(texts::before_line_above()));
                     }
                     let (text, event) = (event.join(" "), parse_event(event).map_err(bad)?);
                     let line = number;
                     events.push(Line { line, at, text, event });
                 }
                 _ => {
-                    return Err(bad(
-                        "a line begins with \"at TIME\", \"end TIME\", \"expect\", \"region NAME\", \"traffic REGION\", \
-                         \"rollout holds\" or \"rollout versions\""
-                            .into(),
-                    ));
+                    return Err(bad(texts::unknown_line()));
                 }
             }
         }
         let end = end.ok_or(BadScenario {
             line: text.lines().count(),
-            problem: "\"end TIME\" is missing".into(),
+            problem: texts::no_end(),
         })?;
         Ok(Self {
             head,
@@ -248,7 +244,7 @@ impl Scenario {
         let (mut topology, mut policy) = (topology.clone(), policy.clone());
         for (line, region, sizes) in &self.head.sizes {
             let Some(region) = topology.regions.get_mut(region) else {
-                let (line, problem) = (*line, format!("there is no region {region}"));
+                let (line, problem) = (*line, texts::unknown("region", region, topology.regions.keys()));
                 return Err(BadScenario { line, problem });
             };
             for size in sizes {
@@ -270,10 +266,14 @@ impl Scenario {
         }
         for (edge, region) in self.head.traffic.keys() {
             let is_edge = topology.edges.keys().any(|it| it.as_str() == edge.as_str());
-            if !is_edge || !topology.regions.contains_key(region) {
-                let problem = format!("there is no edge {edge} or no region {region}");
-                return Err(BadScenario { line: 1, problem });
-            }
+            let problem = if !is_edge {
+                texts::unknown("edge", edge, topology.edges.keys())
+            } else if !topology.regions.contains_key(region) {
+                texts::unknown("region", region, topology.regions.keys())
+            } else {
+                continue;
+            };
+            return Err(BadScenario { line: 1, problem });
         }
         let ports = 20_000_u16..;
         let mut addresses = ports.map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
@@ -321,7 +321,7 @@ fn unfold(events: Vec<Line>) -> Result<Vec<Line>, BadScenario> {
         };
         let times = until.as_millis() / every.as_millis().max(1);
         if every.is_zero() || times == 0 || times > u128::from(FLAPS_MAX) {
-            let problem = format!("the region must flap 1 to {FLAPS_MAX} times, with a pause greater than zero");
+            let problem = texts::flaps_out_of_range(FLAPS_MAX);
             return Err(BadScenario {
                 line: line.line,
                 problem,
@@ -351,7 +351,7 @@ fn unfold(events: Vec<Line>) -> Result<Vec<Line>, BadScenario> {
 
 fn parse_sizes(words: &[&str]) -> Result<Vec<Size>, String> {
     if words.is_empty() || !words.len().is_multiple_of(2) {
-        return Err("write what it has room for: \"sessions 100\", \"connects 10/s\" or \"asr 50\"".to_owned());
+        return Err(texts::no_sizes());
     }
     let size = |pair: &[&str]| {
         let (what, text) = (pair[0], pair[1]);
@@ -360,7 +360,7 @@ fn parse_sizes(words: &[&str]) -> Result<Vec<Size>, String> {
             ("stacks", _) => Size::Stacks(number_up_to(text, STACKS_MAX)?),
             ("connects", _) => Size::Connects(number(text.trim_end_matches("/s"))?),
             (_, Some(component)) => Size::Of(component, number(text)?),
-            _ => return Err(format!("\"{what}\" is nothing a region has room for")),
+            _ => return Err(texts::not_a_size(what)),
         })
     };
     words.chunks(2).map(size).collect()

@@ -1,4 +1,4 @@
-//! How plans and repeated reasons read in the transcript.
+//! Writes plans and repeated reasons into the transcript.
 
 use std::collections::BTreeSet;
 

@@ -11,6 +11,7 @@ use verdict::Verdict;
 use crate::{
     BadScenario, Scenario,
     record::{FirstReason, Kind},
+    texts,
     world::play_until,
 };
 
@@ -50,8 +51,8 @@ pub enum NoAnswer {
     #[error(transparent)]
     Scenario(#[from] BadScenario),
     /// There is no such region.
-    #[error("there is no region {0}")]
-    NoRegion(RegionId),
+    #[error("{0}")]
+    NoRegion(String),
 }
 
 /// Plays a scenario to its end, or `until` a time of it, and gives the state of a region then.
@@ -63,7 +64,11 @@ pub fn why(
     until: Option<Duration>,
 ) -> Result<Why, NoAnswer> {
     if !topology.regions.contains_key(region) {
-        return Err(NoAnswer::NoRegion(region.clone()));
+        return Err(NoAnswer::NoRegion(texts::unknown(
+            "region",
+            region,
+            topology.regions.keys(),
+        )));
     }
     let at = until.map_or(scenario.end, |until| until.min(scenario.end));
     let world = play_until(scenario, topology, policy, at)?;

@@ -17,7 +17,7 @@ use identity::{
 };
 use topology::Moment;
 
-use crate::layout::Kind;
+use crate::{layout::Kind, texts};
 
 /// Certificates are looked at this often: a machine may have slept for longer than they live.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(60);
@@ -32,7 +32,7 @@ pub enum AuthorityError {
     #[error(transparent)]
     File(#[from] FileError),
     /// A folder.
-    #[error("cannot use {}: {source}", path.display())]
+    #[error("{}", texts::folder_failed(path, source))]
     Folder {
         /// The folder.
         path: PathBuf,
@@ -40,11 +40,11 @@ pub enum AuthorityError {
         source: std::io::Error,
     },
     /// A folder is another's.
-    #[error("{} holds the certificate of {by}; name another folder", path.display())]
+    #[error("{}", texts::folder_taken(path, by))]
     Taken {
         /// The folder.
         path: PathBuf,
-        /// Whose it is.
+        /// Its holder.
         by: Box<PeerId>,
     },
     /// A name that no certificate can hold.

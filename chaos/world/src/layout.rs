@@ -15,6 +15,7 @@ use topology::{Location, RegionId, Role, Topology};
 use crate::{
     Engine, Settings, StoreKind,
     network::{Network, random_bytes},
+    texts,
 };
 
 /// Name of the only control plane of an embedded store. With etcd there are several, numbered; see [`control_planes`].
@@ -82,7 +83,7 @@ const IDENTITY: &str = "\n[identity]\ncertificate = \"identity.crt\"\nkey = \"id
 
 /// No network with free addresses was found.
 #[derive(Debug, thiserror::Error)]
-#[error("no free loopback addresses after {ATTEMPTS_MAX} attempts; the last one failed at {address}")]
+#[error("{}", texts::no_addresses(ATTEMPTS_MAX, address))]
 pub struct NoAddresses {
     address: String,
     #[source]

@@ -18,6 +18,7 @@ mod members;
 mod network;
 mod ready;
 mod start;
+mod texts;
 
 pub use etcd::{EtcdCluster, EtcdSettings};
 pub use layout::Layout;

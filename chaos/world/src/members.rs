@@ -21,7 +21,7 @@ use tokio::sync::{Mutex, broadcast};
 use crate::{
     Death, EtcdCluster, EtcdSettings, Settings,
     etcd::{Durability, EtcdAuthority, EtcdError, LOOK_AGAIN, Member, Size},
-    process::last_words,
+    texts,
 };
 
 /// The members of a world's etcd.
@@ -218,7 +218,7 @@ impl Members {
             }
         });
         if let Err(error) = spawned {
-            tracing::warn!(%error, "the world cannot watch a member of etcd; it will not report the member's death");
+            tracing::warn!(%error, "{}", texts::MEMBER_UNWATCHED);
         }
     }
 
@@ -242,16 +242,7 @@ fn report(member: Member, status: &WaitIdStatus, deaths: &broadcast::Sender<Deat
         (None, Some(signal)) => format!("signal: {signal}"),
         (None, None) => "nobody knows how".to_owned(),
     };
-    let Member { name, log, .. } = member;
-    tracing::warn!(process = name, how, "a member of etcd died");
-    let last_words = last_words(&log);
-    // Sending fails if nobody subscribed, which is fine.
-    let _ = deaths.send(Death {
-        name,
-        how,
-        log,
-        last_words,
-    });
+    Death::report(member.name, how, member.log, deaths);
 }
 
 #[cfg(test)]

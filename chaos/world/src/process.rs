@@ -22,7 +22,7 @@ use tokio::{
     sync::{broadcast, watch},
 };
 
-use crate::{etcd::EtcdError, ready};
+use crate::{etcd::EtcdError, ready, texts};
 
 /// A supervised process, running or not.
 #[derive(Debug)]
@@ -61,11 +61,26 @@ pub struct Death {
     pub last_words: String,
 }
 
+impl Death {
+    /// Logs a death and tells those who watch.
+    pub(crate) fn report(name: String, how: String, log: PathBuf, deaths: &broadcast::Sender<Self>) {
+        tracing::warn!(process = name, how, "{}", texts::PROCESS_DIED);
+        let last_words = last_words(&log);
+        // Sending fails if nobody subscribed, which is fine.
+        let _ = deaths.send(Self {
+            name,
+            how,
+            log,
+            last_words,
+        });
+    }
+}
+
 /// Errors of starting a process or talking to it.
 #[derive(Debug, thiserror::Error)]
 pub enum ProcessError {
     /// No process has this name.
-    #[error("there is no process \"{name}\"; there are {known}")]
+    #[error("{}", texts::no_process(name, known))]
     Unknown {
         /// The name that was given.
         name: String,
@@ -73,13 +88,13 @@ pub enum ProcessError {
         known: String,
     },
     /// The program's file is missing.
-    #[error("cannot find {}; build all programs first: cargo build --workspace --bins", program.display())]
+    #[error("{}", texts::no_program(program))]
     NoProgram {
         /// The path that was looked at.
         program: PathBuf,
     },
     /// A system call failed.
-    #[error("cannot {action} {name}")]
+    #[error("{}", texts::cannot(action, name))]
     System {
         /// The action that failed, as in "start".
         action: &'static str,
@@ -90,7 +105,7 @@ pub enum ProcessError {
         source: std::io::Error,
     },
     /// The process ended before it was ready.
-    #[error("{name} ended before it was ready ({how}); log {}:\n{last_words}", log.display())]
+    #[error("{}", texts::ended_before_ready(name, how, log, last_words))]
     Died {
         /// The process's name.
         name: String,
@@ -102,7 +117,7 @@ pub enum ProcessError {
         last_words: String,
     },
     /// The process missed its deadline for becoming ready.
-    #[error("{name} was not ready after {:.0} s ({missing}); log {}:\n{last_words}", waited.as_secs_f64(), log.display())]
+    #[error("{}", texts::not_ready(name, *waited, missing, log, last_words))]
     NotReady {
         /// The process's name.
         name: String,
@@ -116,7 +131,7 @@ pub enum ProcessError {
         last_words: String,
     },
     /// The process does not run.
-    #[error("{name} is not running; restart it first")]
+    #[error("{}", texts::process_not_running(name))]
     NotRunning {
         /// The process's name.
         name: String,
@@ -217,15 +232,7 @@ impl Supervised {
             let status = child.wait().await;
             if !expected.load(Ordering::SeqCst) {
                 let how = status.as_ref().map_or_else(ToString::to_string, describe);
-                tracing::warn!(process = name, how, "a supervised process died");
-                let last_words = last_words(&log);
-                // Sending fails if nobody subscribed, which is fine.
-                let _ = deaths.send(Death {
-                    name,
-                    how,
-                    log,
-                    last_words,
-                });
+                Death::report(name, how, log, &deaths);
             }
             let _ = tell.send(Some(status.unwrap_or_default()));
         });

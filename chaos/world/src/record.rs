@@ -13,6 +13,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 use topology::Moment;
 
+use crate::texts;
+
 /// Version of [`Record`].
 pub const RECORD_SCHEMA: u32 = 3;
 
@@ -51,7 +53,7 @@ pub struct Record {
 #[derive(Debug, thiserror::Error)]
 pub enum RecordError {
     /// A world already runs there.
-    #[error("a world is already running in {}: process {pid}, since {since} UTC; stop it with Ctrl-C in its terminal or `kill {pid}`, or start another with --state-dir", state_dir.display())]
+    #[error("{}", texts::already_running(state_dir, pid, since))]
     AlreadyRunning {
         /// State folder of the world.
         state_dir: PathBuf,
@@ -61,19 +63,19 @@ pub enum RecordError {
         since: String,
     },
     /// No world runs there.
-    #[error("no world is running in {}; start one with `meridian up`, or name a control plane with --control-plane", state_dir.display())]
+    #[error("{}", texts::not_running(state_dir))]
     NotRunning {
         /// State folder without a world.
         state_dir: PathBuf,
     },
     /// A world is being started there.
-    #[error("the world in {} is still starting; try again in a moment", state_dir.display())]
+    #[error("{}", texts::still_starting(state_dir))]
     Starting {
         /// State folder of the world.
         state_dir: PathBuf,
     },
     /// Another version of the command runs the world.
-    #[error("the world in {} was started by another version of meridian (record {found}, not {RECORD_SCHEMA}); use that version, or stop it and start again", state_dir.display())]
+    #[error("{}", texts::other_version(state_dir, *found, RECORD_SCHEMA))]
     OtherVersion {
         /// State folder of the world.
         state_dir: PathBuf,
@@ -81,7 +83,7 @@ pub enum RecordError {
         found: u32,
     },
     /// A file cannot be read or written.
-    #[error("cannot use {}", path.display())]
+    #[error("{}", texts::cannot_use(path))]
     Io {
         /// The file's path.
         path: PathBuf,
@@ -260,11 +262,7 @@ pub(crate) fn sweep(processes: &BTreeMap<String, u32>, state_dir: &Path) {
             .split(['\0', '='])
             .any(|argument| Path::new(argument).starts_with(state_dir));
         if ours && pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
-            tracing::info!(
-                process = name.as_str(),
-                pid,
-                "ended a process that a killed world left behind"
-            );
+            tracing::info!(process = name.as_str(), pid, "{}", texts::LEFT_BEHIND_ENDED);
         }
     }
 }

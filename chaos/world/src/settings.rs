@@ -25,7 +25,7 @@ pub struct Settings {
     /// Origins of web pages that may call the edges from a browser, as in `https://app.example`; `*` means every
     /// origin.
     pub origins: Vec<String>,
-    /// Whom the stacks let in. Benches that talk to a stack themselves, or through a proxy without a certificate, need
+    /// The callers that the stacks let in. Benches that talk to a stack themselves, or through a proxy without a certificate, need
     /// `Permissive`; edges prove who they are in both. With `Off`, edges and control planes talk to stacks in plain text.
     pub stacks_admit: identity::Mode,
     /// Deadline for one process to become ready.

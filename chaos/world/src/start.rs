@@ -10,7 +10,7 @@ use std::{
 };
 
 use api::{Operator, v1};
-use identity::{Grant, Identity, Role, ca::Leaf};
+use identity::{Identity, Role, ca::Leaf};
 use tokio::{
     sync::{Mutex, broadcast},
     task::AbortHandle,
@@ -19,13 +19,14 @@ use topology::Moment;
 
 use crate::{
     Death, Layout, ProcessError, Progress, Record, Settings, StoreKind,
-    authority::{self, Folder, client_leaf, leaf_of, operator_folder, operator_leaf},
+    authority::{self, Folder, client_leaf, leaf_of, operator_leaf},
     etcd::EtcdAuthority,
     layout::{Kind, configuration_file, control_planes, etcd_members},
     members::{self, Members},
     network::Network,
     process::Supervised,
     record::{Lock, RECORD_SCHEMA, RecordError, sweep},
+    texts,
 };
 pub use error::StartError;
 
@@ -221,20 +222,6 @@ impl World {
     /// A client of its control planes.
     pub fn operator(&self) -> Operator {
         Operator::at(self.layout.control_plane_urls()).with_identity(Some(self.owner.clone()))
-    }
-
-    /// A client of its control planes for another operator, with a new certificate.
-    ///
-    /// # Errors
-    ///
-    /// The certificate cannot be made.
-    pub fn operator_as(&self, name: &str, grants: Vec<Grant>) -> Result<Operator, StartError> {
-        let state_dir = &self.settings.state_dir;
-        let leaf = operator_leaf(&self.layout.topology.zone, name, grants)?;
-        let folder = operator_folder(state_dir, name);
-        let files = Folder::of_world(state_dir).issue(&leaf, &folder, daemon::clock::now())?;
-        let identity = Identity::load(files, daemon::clock::now).map_err(|it| StartError::Authority(it.to_string()))?;
-        Ok(Operator::at(self.layout.control_plane_urls()).with_identity(Some(identity)))
     }
 
     /// Folder of configuration, state and logs.
@@ -478,7 +465,7 @@ fn issue_due(folder: &Folder, leaves: &[(Leaf, PathBuf)], now: Moment) {
         if is_half_over(into, now)
             && let Err(error) = folder.issue(leaf, into, now)
         {
-            tracing::error!(id = %leaf.id, %error, "cannot issue a certificate; trying again in a minute");
+            tracing::error!(id = %leaf.id, %error, "{}", texts::CERTIFICATE_NOT_ISSUED);
         }
     }
 }

@@ -188,8 +188,15 @@ fn nobody_joins_with_nonsense_or_into_anothers_folder() {
     refused(
         folder,
         &format!("cert join {token} {at} --into edge"),
-        "no control plane takes the token",
+        "until the token ends it stays good with the key in edge/joining.key",
     );
+    // The next attempt shows the same key.
+    let key = || std::fs::read(folder.join("edge/joining.key")).unwrap();
+    let first = key();
+    assert!(first.starts_with(b"-----BEGIN PRIVATE KEY-----"));
+    let again = cert(folder, &format!("cert join {token} {at} --into edge"));
+    assert_eq!(again.status.code(), Some(5), "nobody answered");
+    assert_eq!(key(), first);
     done(folder, "cert create-ca ca --zone voice.example");
     done(folder, "cert issue edge/edge-iad --ca ca --into iad");
     refused(

@@ -8,6 +8,8 @@ use std::{
     process::Command,
 };
 
+use crate::texts::{self, root};
+
 /// A reader of README has a minute, a reader of ARCHITECTURE ten.
 const README_LINES_MAX: usize = 150;
 const ARCHITECTURE_BYTES_MAX: usize = 10_000;
@@ -19,10 +21,6 @@ const METRICS: [&str; 4] = [
     "dns/server/src/metrics.rs",
     "regional-stack/gateway/src/metrics.rs",
 ];
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
-}
 
 /// Every page, by its path from the root. Without CHANGELOG.md, which names files and commands of earlier versions.
 fn pages() -> BTreeMap<PathBuf, String> {
@@ -301,12 +299,26 @@ fn commands(text: &str) -> Vec<String> {
     all.filter(|line| line.starts_with("meridian ")).collect()
 }
 
+/// A line of a table, with the next one at its end if a string goes on there.
+fn joined(line: &str) -> String {
+    match line.strip_suffix('\\') {
+        Some(begun) => begun.to_owned(),
+        None => format!("{}\n", line.trim_start()),
+    }
+}
+
 #[test]
 fn every_command_is_one() {
     let mut helps: BTreeMap<Vec<String>, String> = BTreeMap::new();
     let mut wrong = Vec::new();
     let mut tried = 0;
-    for (page, text) in pages() {
+    // A string of a table goes on behind a backslash.
+    let tables = texts::tables().into_iter();
+    let tables = tables.map(|(path, text)| {
+        let table = text.split("#[cfg(test)]").next().unwrap();
+        (path, table.lines().map(joined).collect::<String>())
+    });
+    for (page, text) in pages().into_iter().chain(tables) {
         for command in commands(&text) {
             let line = command.split(" #").next().unwrap();
             let words: Vec<&str> = line.split_whitespace().skip(1).collect();
@@ -382,4 +394,26 @@ fn the_first_pages_are_short() {
         bytes <= ARCHITECTURE_BYTES_MAX,
         "ARCHITECTURE.md has {bytes} bytes; {ARCHITECTURE_BYTES_MAX} are the limit. Decisions belong in docs/decisions/"
     );
+}
+
+#[test]
+fn every_example_in_the_code_runs() {
+    // `make test` compiles the documentation of a crate only if it may have examples, because that takes seconds for each crate.
+    for crate_folder in texts::crates() {
+        let manifest = fs::read_to_string(root().join(&crate_folder).join("Cargo.toml")).unwrap();
+        let has_examples = texts::sources_in(&crate_folder).iter().any(|source| {
+            let comments = source
+                .lines()
+                .map(str::trim_start)
+                .filter(|line| line.starts_with("//"));
+            let fences = comments.filter_map(|line| line.split_once("```").map(|(_, language)| language));
+            // Every second fence ends a block; a block of text is no example.
+            fences.step_by(2).any(|language| language != "text")
+        });
+        assert_eq!(
+            manifest.contains("\ndoctest = false\n"),
+            !has_examples,
+            "{crate_folder}: write doctest = false under [lib] of a crate without examples, and only there"
+        );
+    }
 }

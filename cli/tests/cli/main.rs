@@ -7,4 +7,5 @@ mod command;
 mod docs;
 mod fences;
 mod supply_chain;
+mod texts;
 mod up;

@@ -10,6 +10,8 @@ use tonic::{
     transport::{Channel, Endpoint, Uri},
 };
 
+use crate::texts;
+
 /// Deadline for opening a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Interval of pings on a connection, so that a dead control plane is noticed although nothing is sent.
@@ -37,8 +39,7 @@ pub fn url_problem(url: &str, has_identity: bool) -> Option<String> {
         );
         return Some(text);
     }
-    let text = format!("\"{url}\" needs an identity to prove; add the section [identity], or write http://");
-    (url.starts_with(SECURE) && !has_identity).then_some(text)
+    (url.starts_with(SECURE) && !has_identity).then(|| texts::needs_identity(url))
 }
 
 /// Opens a connection to a control plane that nodes keep.
@@ -51,7 +52,7 @@ pub async fn connect(endpoint: &str, identity: Option<&Arc<Identity>>) -> Result
             .keep_alive_while_idle(true)
     };
     let connected = open(endpoint, identity, settings).await;
-    connected.map_err(|why| Status::unavailable(format!("{endpoint}: {why}")))
+    connected.map_err(|why| Status::unavailable(texts::at(endpoint, why)))
 }
 
 /// Opens a connection with the caller's settings: with mutual TLS to an `https://` URL, in plain text to an `http://` one.
@@ -66,7 +67,7 @@ pub async fn open(
 ) -> Result<Channel, String> {
     // TLS is a matter of the connector. tonic would start its own for this scheme.
     let plain = url.replacen(SECURE, "http://", 1);
-    let endpoint = Endpoint::from_shared(plain).map_err(|error| format!("{url:.100}: {error}"))?;
+    let endpoint = Endpoint::from_shared(plain).map_err(|error| texts::at(url, error))?;
     let endpoint = settings(endpoint);
     if !url.starts_with(SECURE) {
         return endpoint.connect().await.map_err(|error| root_cause(&error));

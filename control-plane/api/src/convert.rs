@@ -7,7 +7,7 @@ use verdict::{
     EdgeProbe, FAILURE_LENGTH_MAX, Latency, Observation, ReplicationLag, Source, TickReport, TrafficSeen, VersionSeen,
 };
 
-use crate::v1;
+use crate::{texts, v1};
 
 /// Most observations in one report. 100 regions × 6 components × 2 sources, each for about ten stacks, fit with room to
 /// spare.
@@ -17,7 +17,7 @@ pub const LATENCY_BYTES_MAX: usize = 64 << 10;
 
 /// The reason for which a message is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{field}: {problem}")]
+#[error("{}", texts::in_field(field, problem))]
 pub struct BadMessage {
     /// The wrong field.
     pub field: &'static str,
@@ -90,14 +90,11 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
         use v1::act_request::Kind;
         let region = |name: &str| RegionId::new(name).map_err(|error| BadMessage::new("region", error));
         let name = |field: &'static str, name: String| match name.chars().count() {
-            0 => Err(BadMessage::new(field, "missing")),
+            0 => Err(BadMessage::new(field, texts::MISSING)),
             // The name is printed on other people's terminals.
-            _ if name.contains(topology::text::is_hidden) => Err(BadMessage::new(
-                field,
-                "contains line breaks, control characters or invisible characters; remove them",
-            )),
+            _ if name.contains(topology::text::is_hidden) => Err(BadMessage::new(field, texts::HIDDEN_CHARACTERS)),
             1..=NAME_MAX => Ok(name),
-            _ => Err(BadMessage::new(field, format!("longer than {NAME_MAX} characters"))),
+            _ => Err(BadMessage::new(field, texts::name_too_long(NAME_MAX))),
         };
         let loss = |ms: Option<u64>| ms.map(Duration::from_millis);
         Ok(match kind {
@@ -119,13 +116,10 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
                 edge: EdgeId::new(&it.edge).map_err(|error| BadMessage::new("edge", error))?,
             },
             Kind::DrainStack(it) => Self::DrainStack {
-                stack: it.stack.parse().map_err(|_| {
-                    let text = format!(
-                        "\"{:.60}\" is not an address; write IP:PORT, such as 10.0.0.1:9000",
-                        it.stack
-                    );
-                    BadMessage::new("stack", text)
-                })?,
+                stack: it
+                    .stack
+                    .parse()
+                    .map_err(|_| BadMessage::new("stack", texts::not_an_address(&it.stack)))?,
             },
             Kind::Rollout(it) => Self::Rollout {
                 version: name("version", it.version)?,
@@ -136,10 +130,7 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
                 rule: Rule::named(&it.rule).ok_or_else(|| {
                     let known: Vec<_> = Rule::ALL.iter().map(Rule::to_string).collect();
                     let known = known.join(", ");
-                    BadMessage::new(
-                        "rule",
-                        format!("\"{:.40}\" cannot be overridden; write one of {known}", it.rule),
-                    )
+                    BadMessage::new("rule", texts::not_a_rule(&it.rule, &known))
                 })?,
             },
             Kind::Ack(it) => Self::Ack {
@@ -219,7 +210,7 @@ impl TryFrom<v1::ReplicationLag> for ReplicationLag {
     type Error = BadMessage;
     fn try_from(lag: v1::ReplicationLag) -> Result<Self, BadMessage> {
         if lag.class.len() > NAME_MAX {
-            return Err(BadMessage::new("class", format!("longer than {NAME_MAX} characters")));
+            return Err(BadMessage::new("class", texts::name_too_long(NAME_MAX)));
         }
         Ok(Self {
             region: RegionId::new(&lag.region).map_err(|error| BadMessage::new("region", error))?,
@@ -247,7 +238,7 @@ impl TryFrom<v1::VersionSeen> for VersionSeen {
     type Error = BadMessage;
     fn try_from(seen: v1::VersionSeen) -> Result<Self, BadMessage> {
         if seen.version.len() > NAME_MAX {
-            return Err(BadMessage::new("version", format!("longer than {NAME_MAX} characters")));
+            return Err(BadMessage::new("version", texts::name_too_long(NAME_MAX)));
         }
         Ok(Self {
             version: seen.version,
@@ -309,7 +300,7 @@ fn read_latency(bytes: &[u8]) -> Result<Latency, BadMessage> {
         1..=LATENCY_BYTES_MAX => serde_json::from_slice(bytes).map_err(|error| BadMessage::new("latency", error)),
         many => Err(BadMessage::new(
             "latency",
-            format!("{many} bytes are more than {LATENCY_BYTES_MAX}"),
+            texts::latency_too_long(many, LATENCY_BYTES_MAX),
         )),
     }
 }
@@ -340,7 +331,7 @@ impl TryFrom<v1::TickReport> for TickReport {
             let count = report.observations.len();
             return Err(BadMessage::new(
                 "observations",
-                format!("{count} items are more than {OBSERVATIONS_MAX}"),
+                texts::too_many_items(count, OBSERVATIONS_MAX),
             ));
         }
         for (field, count) in [
@@ -350,10 +341,7 @@ impl TryFrom<v1::TickReport> for TickReport {
             ("edges", report.edges.len()),
         ] {
             if count > OBSERVATIONS_MAX {
-                return Err(BadMessage::new(
-                    field,
-                    format!("{count} items are more than {OBSERVATIONS_MAX}"),
-                ));
+                return Err(BadMessage::new(field, texts::too_many_items(count, OBSERVATIONS_MAX)));
             }
         }
         Ok(Self {
@@ -394,20 +382,22 @@ impl TryFrom<v1::Observation> for Observation {
         let source = match observation.source() {
             v1::Source::Probe => Source::Probe,
             v1::Source::Traffic => Source::Traffic,
-            v1::Source::Unspecified => return Err(BadMessage::new("source", "missing")),
+            v1::Source::Unspecified => return Err(BadMessage::new("source", texts::MISSING)),
         };
         let component = Component::parse(&observation.component).ok_or_else(|| {
+            let known: Vec<_> = Component::ALL.iter().map(Component::to_string).collect();
             BadMessage::new(
                 "component",
-                format!("\"{:.40}\" is not a component", observation.component),
+                texts::not_a_component(&observation.component, &known.join(", ")),
             )
         })?;
         let stack = match observation.stack.as_str() {
             "" => None,
-            stack => Some(stack.parse().map_err(|_| {
-                let text = format!("\"{stack:.60}\" is not an address; write IP:PORT, such as 10.0.0.1:9000");
-                BadMessage::new("stack", text)
-            })?),
+            stack => Some(
+                stack
+                    .parse()
+                    .map_err(|_| BadMessage::new("stack", texts::not_an_address(stack)))?,
+            ),
         };
         Ok(Self {
             region: RegionId::new(&observation.region).map_err(|error| BadMessage::new("region", error))?,

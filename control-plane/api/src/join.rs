@@ -18,6 +18,7 @@ use topology::Moment;
 
 use crate::{
     connect::root_cause,
+    texts,
     v1::{self, joining_client::JoiningClient},
 };
 
@@ -46,18 +47,18 @@ pub enum JoinError {
     #[error(transparent)]
     Key(#[from] ca::CaError),
     /// A control plane refused the token.
-    #[error("{url} refuses: {why}")]
+    #[error("{}", texts::join_refused(url, why))]
     Refused {
         /// The control plane.
         url: String,
         /// Its reason.
         why: String,
     },
-    /// No control plane answered.
-    #[error("no control plane takes the token: {0}")]
+    /// No control plane answered, or each of them cannot help now.
+    #[error("{}", texts::join_unanswered(.0))]
     Unanswered(String),
     /// A control plane answered with another certificate than the token promises.
-    #[error("{url} answered with {what}; this process does not use it")]
+    #[error("{}", texts::other_answer(url, what))]
     Wrong {
         /// The control plane.
         url: String,
@@ -66,14 +67,16 @@ pub enum JoinError {
     },
 }
 
-/// Makes a key, and joins or logs in with a token at the first of these control planes that answers.
+/// Joins or logs in with a token at the first of these control planes that answers. The certificate is for `key` (PKCS #8, in PEM). A
+/// process whose answer was lost asks again with the same key: its token is bound to it.
 ///
 /// # Errors
 ///
 /// None of them lets the holder of the token in, or one of them does not do what the token says.
-pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined, JoinError> {
+pub async fn join(urls: &[String], token: &Token, key: String, now: Moment) -> Result<Joined, JoinError> {
     let is_promised = |peer: &Peer| peer.id.role == token.role;
-    certified(urls, token.root, now, is_promised, async |mut client, request| {
+    let asked = (key, token.root);
+    certified(urls, asked, now, is_promised, async |mut client, request| {
         let secret = token.secret().to_vec().into();
         let reply = match &token.role {
             Role::Operator(name) => {
@@ -101,7 +104,8 @@ pub async fn join(urls: &[String], token: &Token, now: Moment) -> Result<Joined,
 /// None of them lets the person in.
 pub async fn log_in(urls: &[String], root: RootHash, id_token: &str, now: Moment) -> Result<Joined, JoinError> {
     let is_person = |peer: &Peer| matches!(peer.id.role, Role::Operator(_));
-    certified(urls, root, now, is_person, async |mut client, request| {
+    let (key, _) = ca::request()?;
+    certified(urls, (key, root), now, is_person, async |mut client, request| {
         let credential = Some(v1::log_in_request::Credential::IdToken(id_token.to_owned()));
         let reply = client.log_in(v1::LogInRequest { credential, request }).await;
         Ok(reply?.into_inner())
@@ -123,15 +127,15 @@ pub async fn describe_login(urls: &[String], root: RootHash) -> Result<v1::Login
     .map(|(_, description)| description)
 }
 
-/// Gets a new key certified.
+/// Gets a key certified.
 async fn certified(
     urls: &[String],
-    root: RootHash,
+    (key, root): (String, RootHash),
     now: Moment,
     is_wanted: impl Fn(&Peer) -> bool,
     ask: impl AsyncFn(JoiningClient<Channel>, String) -> Result<v1::JoinReply, Status>,
 ) -> Result<Joined, JoinError> {
-    let (key, request) = ca::request()?;
+    let request = ca::request_for(&key)?;
     let asked = first(urls, root, async |client| ask(client, request.clone()).await);
     let (url, reply) = asked.await?;
     let peer = check(&reply, root, now, is_wanted).map_err(|what| JoinError::Wrong { url, what })?;
@@ -150,17 +154,16 @@ fn check(
     now: Moment,
     is_wanted: impl Fn(&Peer) -> bool,
 ) -> Result<Peer, String> {
-    let root = root
-        .find_in(&reply.trust)
-        .ok_or("roots without the one that is known")?;
-    let peer = verified(&reply.certificate, &root, now).ok_or("a certificate that does not lead to the known root")?;
+    let root = root.find_in(&reply.trust).ok_or(texts::OTHER_ROOTS)?;
+    let peer = verified(&reply.certificate, &root, now).ok_or(texts::OTHER_CHAIN)?;
     match is_wanted(&peer) {
         true => Ok(peer),
-        false => Err(format!("the certificate of {}", peer.id)),
+        false => Err(texts::other_holder(&peer.id)),
     }
 }
 
-/// Asks one control plane after another until one answers. A refusal is an answer.
+/// Asks one control plane after another until one answers. A refusal is an answer; that it has not got what was asked for, such as an
+/// identity provider, is none.
 async fn first<T>(
     urls: &[String],
     root: RootHash,
@@ -174,16 +177,11 @@ async fn first<T>(
         };
         match answer {
             Ok(answer) => return Ok((url.clone(), answer)),
-            Err(status)
-                if matches!(
-                    status.code(),
-                    Code::PermissionDenied | Code::InvalidArgument | Code::NotFound
-                ) =>
-            {
+            Err(status) if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) => {
                 let why = status.message().to_owned();
                 return Err(JoinError::Refused { url: url.clone(), why });
             }
-            Err(status) => why.push(format!("{url}: {}", status.message())),
+            Err(status) => why.push(texts::at(url, status.message())),
         }
     }
     Err(JoinError::Unanswered(why.join("; ")))
@@ -191,7 +189,7 @@ async fn first<T>(
 
 async fn open(url: &str, root: RootHash) -> Result<Channel, String> {
     let Some(address) = url.strip_prefix("https://") else {
-        return Err("a token is shown over TLS only; write https://address:port".to_owned());
+        return Err(texts::TLS_ONLY.to_owned());
     };
     let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|error| error.to_string())?;
     let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).timeout(ANSWER_TIMEOUT);

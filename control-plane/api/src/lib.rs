@@ -8,6 +8,7 @@ pub mod connect;
 pub mod convert;
 pub mod join;
 pub mod operator;
+mod texts;
 
 #[doc(hidden)]
 pub mod testing;

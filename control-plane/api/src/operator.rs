@@ -21,6 +21,7 @@ use tonic::{
 
 use crate::{
     connect::{self, is_url},
+    texts,
     v1::{self, operator_client::OperatorClient},
 };
 
@@ -61,7 +62,7 @@ pub struct Operator {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OperatorError {
     /// No control plane answers. Nothing was done.
-    #[error("no control plane answers at {urls}: {why}")]
+    #[error("{}", texts::unreachable(urls, why))]
     Unreachable {
         /// The URLs that were tried.
         urls: String,
@@ -69,7 +70,7 @@ pub enum OperatorError {
         why: String,
     },
     /// Control planes answer, but none leads. Nothing was done.
-    #[error("no control plane of {urls} leads ({why}); an election takes seconds: try again")]
+    #[error("{}", texts::no_leader(urls, why))]
     NoLeader {
         /// The URLs that were tried.
         urls: String,
@@ -77,10 +78,7 @@ pub enum OperatorError {
         why: String,
     },
     /// The request may or may not have been carried out.
-    #[error(
-        "{url} did not confirm the request ({why}), and may have carried it out; check with `meridian history`, or repeat \
-         it with --token {token}, which never carries it out twice"
-    )]
+    #[error("{}", texts::outcome_unknown(url, why, token))]
     OutcomeUnknown {
         /// The URL of the control plane.
         url: String,
@@ -90,7 +88,7 @@ pub enum OperatorError {
         token: String,
     },
     /// The text is not the URL of a control plane.
-    #[error("\"{0}\" is not a URL of a control plane; write https://address:port, or http:// without TLS")]
+    #[error("{}", texts::not_a_url(.0))]
     NotAUrl(String),
     /// The control plane refuses the request itself, for example because of an unknown region or a missing reason.
     #[error("{0}")]
@@ -259,9 +257,7 @@ impl Operator {
         })
         .await
         .map_err(|error| match error {
-            OperatorError::OutcomeUnknown { url, why, .. } => {
-                OperatorError::Rejected(format!("{url} did not answer with a token ({why}); ask again"))
-            }
+            OperatorError::OutcomeUnknown { url, why, .. } => OperatorError::Rejected(texts::no_token_came(&url, &why)),
             error => error,
         })
     }
@@ -382,7 +378,7 @@ impl Operator {
                 }
                 () = sleep_until(deadline) => {
                     for url in unanswered {
-                        said.insert(url, "no answer in time".to_owned());
+                        said.insert(url, texts::LATE.to_owned());
                     }
                     return Err(if somebody_follows { self.no_leader(listed(&said)) } else { self.unreachable(&said) });
                 }
@@ -441,9 +437,7 @@ impl Operator {
 
     fn check_urls(&self) -> Result<(), OperatorError> {
         if self.urls.is_empty() {
-            return Err(OperatorError::Rejected(
-                "no control plane is given; add --control-plane http://address:port".to_owned(),
-            ));
+            return Err(OperatorError::Rejected(texts::NO_URL.to_owned()));
         }
         match self.urls.iter().find(|url| !is_url(url)) {
             Some(url) => Err(OperatorError::NotAUrl(url.clone())),
@@ -491,9 +485,7 @@ where
             Answer::Follows(leader_named_by(&status, &url), words(&status))
         }
         Err(status) if is_about_the_request(status.code()) => Answer::Rejected(words(&status)),
-        Err(status) if status.code() == Code::Unimplemented => {
-            Answer::Failed("the server at this address is not a control plane, or has another version".to_owned())
-        }
+        Err(status) if status.code() == Code::Unimplemented => Answer::Failed(texts::NO_CONTROL_PLANE.to_owned()),
         Err(status) => Answer::Failed(words(&status)),
     };
     (url, answer)
@@ -546,7 +538,7 @@ fn listed(said: &BTreeMap<String, String>) -> String {
     match said.values().next() {
         Some(why) if said.len() == 1 => why.clone(),
         _ => {
-            let each: Vec<String> = said.iter().map(|(url, why)| format!("{url}: {why}")).collect();
+            let each: Vec<String> = said.iter().map(|(url, why)| texts::at(url, why)).collect();
             each.join("; ")
         }
     }

@@ -223,9 +223,19 @@ impl Authority {
 ///
 /// [`CaError::Certificate`].
 pub fn request() -> Result<(String, String), CaError> {
-    let key = KeyPair::generate()?;
-    let request = CertificateParams::default().serialize_request(&key)?.pem()?;
-    Ok((key.serialize_pem(), request))
+    let key = KeyPair::generate()?.serialize_pem();
+    let request = request_for(&key)?;
+    Ok((key, request))
+}
+
+/// A request to sign this key (PKCS #8 in PEM).
+///
+/// # Errors
+///
+/// [`CaError::Certificate`].
+pub fn request_for(key: &str) -> Result<String, CaError> {
+    let key = KeyPair::from_pem(key)?;
+    Ok(CertificateParams::default().serialize_request(&key)?.pem()?)
 }
 
 /// The first certificate of a PEM file, as far as it names a peer.

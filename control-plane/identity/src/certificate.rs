@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
 use topology::Moment;
 use x509_cert::{Certificate, der::Decode as _};
 
-use crate::{Peer, peer};
+use crate::{Peer, peer, signature};
 
 /// A certificate as people look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +68,12 @@ pub fn verified(chain: &str, roots: &str, now: Moment) -> Option<Peer> {
     let at = unix_time(Moment(now.0.clamp(peer.from.0, peer.until.0)));
     verifier.verify_client_cert(leaf, above, at).ok()?;
     Some(peer)
+}
+
+/// SHA-256 of the public key of the first certificate in PEM, in hex: the certificates of one key have it in common.
+pub fn key_hash(pem: &str) -> Option<String> {
+    use sha2::Digest as _;
+    Some(hex::encode(sha2::Sha256::digest(signature::public_key(pem)?)))
 }
 
 /// The name of a root that people can compare: the beginning of its SHA-256, in hex.

@@ -82,7 +82,7 @@ impl Connection {
         connection
     }
 
-    /// Ends with the belief in its peer; `on_end` is called then.
+    /// Ends when the proof of its peer no longer counts; `on_end` is called then.
     pub(crate) fn watched(
         identity: Arc<Identity>,
         tls: TlsStream<TcpStream>,
@@ -104,7 +104,7 @@ impl Connection {
         tokio::spawn(async move {
             let lost = gone.run_until_cancelled(until_lost(&identity, &shown)).await;
             if let Some(why) = lost {
-                tracing::warn!(id = %shown.peer.id, %source, "a connection ends: {why}; it is opened again with a new certificate");
+                tracing::warn!(id = %shown.peer.id, %source, why, "{}", texts::CONNECTION_ENDS);
                 ended.cancel();
                 on_end();
             }

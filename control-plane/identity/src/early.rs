@@ -10,7 +10,7 @@ use crate::{Peer, PeerId};
 /// The connections of a fleet end within this part of a certificate's life, at its end. By then it was due for renewal for long.
 const PART: u32 = 10;
 
-/// How long before the end of the peer's certificate a connection ends that begins with `left` of it: different for each pair of names,
+/// The time before the end of the peer's certificate at which a connection ends that begins with `left` of it: different for each pair of names,
 /// and the same at both ends' clocks and after a restart. A peer that shows the same certificate again keeps its connection to the end.
 pub(crate) fn early(own: &PeerId, peer: &Peer, left: Duration) -> Duration {
     let life = Duration::from_millis(peer.until.0.saturating_sub(peer.from.0));

@@ -161,7 +161,12 @@ pub fn read(path: &Path) -> Result<String, FileError> {
     std::fs::read_to_string(path).map_err(failed)
 }
 
-fn read_key(path: &Path) -> Result<String, FileError> {
+/// Reads a private key.
+///
+/// # Errors
+///
+/// It cannot be read, is too long, or others can read it.
+pub fn read_key(path: &Path) -> Result<String, FileError> {
     let failed = |source| FileError::Io {
         verb: "read",
         path: path.to_owned(),

@@ -26,6 +26,7 @@ use crate::{
     ca::Credential,
     files::{Files, Pem},
     shown::Shown,
+    signature::{BadSignature, Signature},
     state::State,
     texts,
     verifier::BadPeer,
@@ -165,6 +166,11 @@ impl Identity {
         &self.files
     }
 
+    /// The content of the files in use.
+    pub(crate) fn taken(&self) -> Pem {
+        self.looked.lock().taken.clone()
+    }
+
     /// The end of life of the certificate, of the issuers above it, and of every root: the soonest of each kind.
     pub fn expiry(&self) -> Vec<(&'static str, Moment)> {
         self.state.load().expiry.clone()
@@ -223,7 +229,7 @@ impl Identity {
             // Judged at every look, because the clock may be what was wrong; logged once.
             Err(_) if looked.refused.as_ref() == Some(&pem) => Reload::Unchanged,
             Err(error) => {
-                tracing::error!(%certificate, %error, "the new certificate or trust is no good; the old one stays in use");
+                tracing::error!(%certificate, %error, "{}", texts::NEW_FILES_REFUSED);
                 looked.refused = Some(pem);
                 Reload::Refused
             }
@@ -303,10 +309,28 @@ impl Identity {
 
     /// Fingerprint of the trusted root of a chain in PEM, leaf first; `None` if no trusted root leads to it.
     pub fn root_of(&self, chain: &str) -> Option<String> {
+        self.holder(chain).map(|peer| peer.root)
+    }
+
+    /// The holder of a chain in PEM that is valid now.
+    fn holder(&self, chain: &str) -> Option<Peer> {
         let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes())
             .collect::<Result<_, _>>()
             .ok()?;
-        Some(self.state.load().check(&chain, (self.now)()).ok()?.root)
+        self.state.load().check(&chain, (self.now)()).ok()
+    }
+
+    /// The process of this zone that vouches for a statement: its certificate must be valid now, under a root that this process trusts.
+    ///
+    /// # Errors
+    ///
+    /// There is no such certificate, or its key did not sign this statement.
+    pub fn vouched(&self, statement: &[u8], signature: &Signature) -> Result<Peer, BadSignature> {
+        let peer = self.holder(&signature.certificate).ok_or(BadSignature::Untrusted)?;
+        match signature.is_of(statement) {
+            true => Ok(peer),
+            false => Err(BadSignature::Forged(peer.id.to_string())),
+        }
     }
 
     /// The settings and the trust in force.

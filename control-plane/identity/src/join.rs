@@ -8,7 +8,7 @@
 use std::{fmt, str::FromStr, sync::Arc};
 
 use sha2::{Digest as _, Sha256};
-use tokio::net::TcpStream;
+use tokio::{net::TcpStream, sync::watch};
 use tokio_rustls::{
     TlsConnector, client,
     rustls::{
@@ -25,7 +25,7 @@ use tokio_rustls::{
     },
 };
 
-use crate::{Identity, Peer, Role, certificate, texts};
+use crate::{Identity, Peer, Role, certificate, files::Pem, texts};
 
 /// Length of a secret.
 pub const SECRET_BYTES: usize = 32;
@@ -91,7 +91,7 @@ impl Token {
     pub fn new(role: Role, own: &Identity) -> Option<Self> {
         Some(Self {
             secret: rand::random(),
-            root: RootHash::of(&own_root(own)?),
+            root: RootHash::of(&own_root(own, &own.taken())?),
             role,
         })
     }
@@ -165,8 +165,7 @@ impl FromStr for Token {
 }
 
 /// The root that the certificate of this process rests on.
-fn own_root(own: &Identity) -> Option<CertificateDer<'static>> {
-    let pem = own.files().read().ok()?;
+fn own_root(own: &Identity, pem: &Pem) -> Option<CertificateDer<'static>> {
     let fingerprint = own.root_of(&pem.certificate)?;
     let root = certificate::summaries(&pem.trust)
         .into_iter()
@@ -181,15 +180,48 @@ pub(crate) fn is_wanted(hello: &ClientHello<'_>) -> bool {
         .is_some_and(|mut offered| offered.all(|protocol| protocol == PROTOCOL))
 }
 
-/// Settings for such a caller: it proves nothing, and sees the root too. The files are read each time, because it happens seldom.
-pub(crate) fn server(own: &Identity) -> Result<Arc<ServerConfig>, rustls::Error> {
+/// Settings for such callers, made once for each certificate and trust of this process.
+#[derive(Debug)]
+pub(crate) struct Settings {
+    changes: watch::Receiver<()>,
+    made: Option<Arc<ServerConfig>>,
+}
+
+impl Settings {
+    pub(crate) fn of(own: &Identity) -> Self {
+        Self {
+            changes: own.changes(),
+            made: None,
+        }
+    }
+
+    /// The settings with the files that are in use now.
+    pub(crate) fn newest(&mut self, own: &Identity) -> Result<Arc<ServerConfig>, rustls::Error> {
+        // It cannot fail while there is an identity; if it did, making them anew is right.
+        let is_old = self.changes.has_changed().unwrap_or(true);
+        match self.made.clone().filter(|_| !is_old) {
+            Some(made) => Ok(made),
+            None => {
+                // A change that comes meanwhile is seen the next time.
+                self.changes.mark_unchanged();
+                self.made = None;
+                let made = Arc::new(server(own)?);
+                self.made = Some(made.clone());
+                Ok(made)
+            }
+        }
+    }
+}
+
+/// The caller proves nothing, and sees the root too.
+fn server(own: &Identity) -> Result<ServerConfig, rustls::Error> {
     let general = |text: &str| rustls::Error::General(text.to_owned());
-    let pem = own.files().read().map_err(|error| general(&error.to_string()))?;
+    let pem = own.taken();
     let unreadable = |_| general("the certificate or the key of this process cannot be read");
     let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.certificate.as_bytes()).collect();
     let mut chain = chain.map_err(unreadable)?;
-    chain
-        .push(own_root(own).ok_or_else(|| general("the certificate of this process rests on no root that it trusts"))?);
+    let root = own_root(own, &pem);
+    chain.push(root.ok_or_else(|| general("the certificate of this process rests on no root that it trusts"))?);
     let key = PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(unreadable)?;
     let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
     let mut config = builder
@@ -198,7 +230,7 @@ pub(crate) fn server(own: &Identity) -> Result<Arc<ServerConfig>, rustls::Error>
         .with_single_cert(chain, key)?;
     config.alpn_protocols = vec![PROTOCOL.to_vec()];
     config.send_tls13_tickets = 0;
-    Ok(Arc::new(config))
+    Ok(config)
 }
 
 /// Opens a connection to a control plane under this root, as somebody who has no certificate.

@@ -36,9 +36,9 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A stack lets the sessions of an edge whose root was taken away end their turn within this time: long replies are spoken in it.
 const LAST_TURN_MAX: Duration = Duration::from_secs(30);
-/// The reason for which two ends do not believe each other. It is inside an [`io::Error`]; see [`Doubt::within`].
+/// The reason for which two ends do not believe each other. It is inside an [`io::Error`]; see [`TrustError::within`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Doubt {
+pub enum TrustError {
     /// The peer does not accept the certificate of this process.
     #[error("{}", texts::it_refuses(.0))]
     Refused(String),
@@ -53,13 +53,13 @@ pub enum Doubt {
     Withdrawn,
 }
 
-impl Doubt {
-    /// The doubt in an error, at any depth.
+impl TrustError {
+    /// The error of trust in an error, at any depth.
     pub fn within<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a Self> {
         let mut next = Some(error);
         while let Some(error) = next {
-            if let Some(doubt) = error.downcast_ref::<Self>() {
-                return Some(doubt);
+            if let Some(trust_error) = error.downcast_ref::<Self>() {
+                return Some(trust_error);
             }
             // `source` of an `io::Error` skips the error that it wraps.
             next = match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
@@ -70,7 +70,7 @@ impl Doubt {
         None
     }
 
-    /// The doubt behind a failed handshake or read.
+    /// The error of trust behind a failed handshake or read.
     fn behind(error: &io::Error, is_open: bool) -> Option<Self> {
         match error.get_ref()?.downcast_ref::<rustls::Error>()? {
             rustls::Error::AlertReceived(alert) if is_refusal(*alert) => Some(Self::Refused(format!("{alert:?}"))),
@@ -109,13 +109,13 @@ fn is_refusal(alert: AlertDescription) -> bool {
 pub struct Link {
     io: Socket,
     // In boxes: thousands of sessions keep one for hours.
-    belief: Option<Box<Belief>>,
-    doubt: Option<Box<Doubt>>,
+    proof: Option<Box<PeerProof>>,
+    trust_error: Option<Box<TrustError>>,
 }
 
 /// The grounds on which this end believes the other one.
 #[derive(Debug, Clone)]
-pub struct Belief {
+pub struct PeerProof {
     identity: Arc<Identity>,
     shown: Arc<Shown>,
     /// The state of the trust under which the peer was checked last.
@@ -128,7 +128,7 @@ pub struct Belief {
 ///
 /// # Errors
 ///
-/// The system's; or one with a [`Doubt`] within.
+/// The system's; or one with a [`TrustError`] within.
 pub async fn dial(
     identity: Option<&Arc<Identity>>,
     region: &RegionId,
@@ -180,7 +180,7 @@ impl Identity {
         let serves = Call::Serve {
             region: region.as_str(),
         };
-        authorise(&shown.peer, serves).map_err(|denied| io::Error::other(Doubt::Other(denied)))?;
+        authorise(&shown.peer, serves).map_err(|denied| io::Error::other(TrustError::Other(denied)))?;
         if speaks == Speaks::Http2 {
             // The stack speaks first. Its words say that it has accepted this process: in TLS 1.3 a client is done before the
             // server has looked at its certificate (RFC 8446 §4.4.2.4).
@@ -194,12 +194,12 @@ impl Identity {
 }
 
 fn unproven(error: impl std::fmt::Display) -> io::Error {
-    io::Error::other(Doubt::Unproven(error.to_string()))
+    io::Error::other(TrustError::Unproven(error.to_string()))
 }
 
 fn doubted(error: io::Error, is_open: bool) -> io::Error {
-    match Doubt::behind(&error, is_open) {
-        Some(doubt) => io::Error::other(doubt),
+    match TrustError::behind(&error, is_open) {
+        Some(trust_error) => io::Error::other(trust_error),
         None => error,
     }
 }
@@ -209,37 +209,37 @@ impl Link {
     pub fn plain(tcp: TcpStream) -> Self {
         Self {
             io: Plain(tcp),
-            belief: None,
-            doubt: None,
+            proof: None,
+            trust_error: None,
         }
     }
 
     pub(crate) fn known(identity: &Arc<Identity>, tls: TlsStream<TcpStream>, shown: Arc<Shown>, seen: u64) -> Self {
         Self {
             io: Tls(Box::new(tls)),
-            belief: Some(Box::new(Belief {
+            proof: Some(Box::new(PeerProof {
                 identity: identity.clone(),
                 shown,
                 seen,
                 withdrawn_at: None,
             })),
-            doubt: None,
+            trust_error: None,
         }
     }
 
     /// The other end, if it proved its id.
     pub fn peer(&self) -> Option<&Peer> {
-        self.belief.as_ref().map(|belief| &belief.shown.peer)
+        self.proof.as_ref().map(|proof| &proof.shown.peer)
     }
 
-    /// The doubt for which this connection failed, if it was one.
-    pub fn doubt(&self) -> Option<&Doubt> {
-        self.doubt.as_deref()
+    /// The error of trust for which this connection failed, if it was one.
+    pub fn trust_error(&self) -> Option<&TrustError> {
+        self.trust_error.as_deref()
     }
 
     /// The grounds on which the other end is believed.
-    pub fn belief(&self) -> Option<Belief> {
-        self.belief.as_deref().cloned()
+    pub fn proof(&self) -> Option<PeerProof> {
+        self.proof.as_deref().cloned()
     }
 
     /// True if the TLS session of an earlier connection was resumed.
@@ -253,13 +253,13 @@ impl Link {
     /// True if a request to a region may be sent on this connection, which waited for it: nothing came meanwhile, and the peer is still
     /// believed. Bytes that come unasked are the end of the connection, or an answer to no request.
     pub fn is_ready_for(&mut self, region: &RegionId) -> bool {
-        let may_serve = |belief: &Belief| {
+        let may_serve = |proof: &PeerProof| {
             let serves = Call::Serve {
                 region: region.as_str(),
             };
-            !belief.is_over() && authorise(&belief.shown.peer, serves).is_ok()
+            !proof.is_over() && authorise(&proof.shown.peer, serves).is_ok()
         };
-        if !self.belief.as_deref().is_none_or(may_serve) || self.poll_belief().is_err() {
+        if !self.proof.as_deref().is_none_or(may_serve) || self.poll_proof().is_err() {
             return false;
         }
         let mut byte = [0];
@@ -308,33 +308,33 @@ impl Link {
 
     /// Fails once the root of the peer is no longer trusted: at an edge at once, because the session goes on at another stack; at a
     /// stack after the time that a turn may take.
-    fn poll_belief(&mut self) -> io::Result<()> {
-        let Some(belief) = &mut self.belief else { return Ok(()) };
-        let now = belief.identity.generation();
-        if belief.seen != now && belief.withdrawn_at.is_none() {
-            if belief.identity.rests_on_trusted_root(&belief.shown) {
-                belief.seen = now;
+    fn poll_proof(&mut self) -> io::Result<()> {
+        let Some(proof) = &mut self.proof else { return Ok(()) };
+        let now = proof.identity.generation();
+        if proof.seen != now && proof.withdrawn_at.is_none() {
+            if proof.identity.rests_on_trusted_root(&proof.shown) {
+                proof.seen = now;
             } else {
-                belief.withdrawn_at = Some(Instant::now());
+                proof.withdrawn_at = Some(Instant::now());
             }
         }
-        let Some(at) = belief.withdrawn_at else { return Ok(()) };
+        let Some(at) = proof.withdrawn_at else { return Ok(()) };
         if self.is_called() && at.elapsed() < LAST_TURN_MAX {
             return Ok(());
         }
-        self.doubt = Some(Box::new(Doubt::Withdrawn));
-        Err(io::Error::other(Doubt::Withdrawn))
+        self.trust_error = Some(Box::new(TrustError::Withdrawn));
+        Err(io::Error::other(TrustError::Withdrawn))
     }
 
-    /// A failed read, with the doubt behind it.
+    /// A failed read, with the error of trust behind it.
     fn failed_read(&mut self, error: io::Error) -> io::Error {
         let error = doubted(error, true);
-        self.doubt = Doubt::within(&error).cloned().map(Box::new);
+        self.trust_error = TrustError::within(&error).cloned().map(Box::new);
         error
     }
 }
 
-impl Belief {
+impl PeerProof {
     /// True if the certificate of the peer has ended.
     fn is_over(&self) -> bool {
         self.identity.left(&self.shown).is_zero()
@@ -366,7 +366,7 @@ impl Belief {
 
 impl AsyncRead for Link {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.poll_belief()?;
+        self.poll_proof()?;
         match Pin::new(&mut self.io).poll_read(cx, buffer) {
             // A caller that leaves need not say so. A stack must: the end of its answer may be the end of the connection.
             Poll::Ready(Err(error)) if self.is_called() && error.kind() == io::ErrorKind::UnexpectedEof => {
@@ -380,7 +380,7 @@ impl AsyncRead for Link {
 
 impl AsyncWrite for Link {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.poll_belief()?;
+        self.poll_proof()?;
         Pin::new(&mut self.io).poll_write(cx, bytes)
     }
 
@@ -389,7 +389,7 @@ impl AsyncWrite for Link {
         cx: &mut Context<'_>,
         pieces: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.poll_belief()?;
+        self.poll_proof()?;
         Pin::new(&mut self.io).poll_write_vectored(cx, pieces)
     }
 

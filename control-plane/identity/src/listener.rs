@@ -17,7 +17,7 @@ use tokio::{
     sync::mpsc,
     time::{Instant, sleep, timeout},
 };
-use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, server};
+use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls, server};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
@@ -100,12 +100,17 @@ pub fn listen_with_joining(
 ) -> (Incoming, Incoming) {
     let (accepted, incoming) = mpsc::channel(16);
     let (joining, newcomers) = mpsc::channel(JOINING_MAX);
-    let door = Door {
-        joining: Some((joining, Places::new(JOINING_OF_ONE_MAX, JOINING_MAX))),
-        ..Door::new(Some(identity), count)
+    let way_in = Joining {
+        settings: parking_lot::Mutex::new(join::Settings::of(&identity.0)),
+        connections: joining,
+        places: Places::new(JOINING_OF_ONE_MAX, JOINING_MAX),
+    };
+    let acceptor = Acceptor {
+        joining: Some(way_in),
+        ..Acceptor::new(Some(identity), count)
     };
     tokio::spawn(async move {
-        stop.run_until_cancelled(Arc::new(door).accept(&listener, &accepted))
+        stop.run_until_cancelled(Arc::new(acceptor).accept(&listener, &accepted))
             .await;
     });
     (Incoming(incoming), Incoming(newcomers))
@@ -120,9 +125,9 @@ pub fn listen(
 ) -> Incoming {
     // tonic takes each at once; the queue only decouples the tasks.
     let (accepted, incoming) = mpsc::channel(16);
-    let door = Arc::new(Door::new(identity, count));
+    let acceptor = Arc::new(Acceptor::new(identity, count));
     tokio::spawn(async move {
-        stop.run_until_cancelled(door.accept(&listener, &accepted)).await;
+        stop.run_until_cancelled(acceptor.accept(&listener, &accepted)).await;
     });
     Incoming(incoming)
 }
@@ -181,14 +186,21 @@ impl Drop for Place {
 }
 
 /// Decides who comes in at a listener: lets each caller prove its id, within limits, and counts and logs whom it refuses.
-pub struct Door {
+pub struct Acceptor {
     identity: Option<(Arc<Identity>, Mode)>,
     unproven: Arc<Places>,
     count: Arc<dyn Fn(Event) + Send + Sync>,
     /// Time of the last line about a refused connection, and how many had none since.
     logged: parking_lot::Mutex<(Option<Instant>, u64)>,
-    /// The way of processes that want to join, and its places; `None` where nobody joins.
-    joining: Option<(mpsc::Sender<Connection>, Arc<Places>)>,
+    /// `None` where nobody joins.
+    joining: Option<Joining>,
+}
+
+/// The way in for processes that want to join.
+struct Joining {
+    settings: parking_lot::Mutex<join::Settings>,
+    connections: mpsc::Sender<Connection>,
+    places: Arc<Places>,
 }
 
 /// A caller that was let in.
@@ -199,15 +211,15 @@ enum Admitted {
     Joining(Box<TlsStream<TcpStream>>, Place),
 }
 
-impl fmt::Debug for Door {
+impl fmt::Debug for Acceptor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Door")
+        f.debug_struct("Acceptor")
             .field("identity", &self.identity)
             .finish_non_exhaustive()
     }
 }
 
-impl Door {
+impl Acceptor {
     /// `identity` is `None` for plain text. `count` is called for every event.
     pub fn new(identity: Option<(Arc<Identity>, Mode)>, count: impl Fn(Event) + Send + Sync + 'static) -> Self {
         Self {
@@ -237,20 +249,20 @@ impl Door {
                 Ok((tcp, source)) => {
                     // Small answers must not wait for the acknowledgement of the one before.
                     let _ = tcp.set_nodelay(true);
-                    let (door, accepted) = (self.clone(), accepted.clone());
+                    let (acceptor, accepted) = (self.clone(), accepted.clone());
                     tokio::spawn(async move {
-                        let connection = match door.admit(tcp, source).await {
+                        let connection = match acceptor.admit(tcp, source).await {
                             None => return,
                             Some(Admitted::Plain(tcp)) => Connection::plain(tcp, source),
                             Some(Admitted::Proven(tls, shown, identity)) => {
-                                let count = door.count.clone();
+                                let count = acceptor.count.clone();
                                 Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
                             }
                             Some(Admitted::Joining(tls, place)) => {
                                 let connection = Connection::joining(*tls, source, Box::new(place));
-                                if let Some((joining, _)) = &door.joining {
+                                if let Some(joining) = &acceptor.joining {
                                     // Fails when the process stops.
-                                    let _ = joining.send(connection).await;
+                                    let _ = joining.connections.send(connection).await;
                                 }
                                 return;
                             }
@@ -260,7 +272,7 @@ impl Door {
                     });
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection; trying again");
+                    tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                     sleep(EXHAUSTED_PAUSE).await;
                 }
             }
@@ -324,10 +336,10 @@ impl Door {
         let proven = |(tls, shown): (server::TlsStream<TcpStream>, Arc<Shown>)| {
             Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
         };
-        let Some((_, places)) = &self.joining else {
+        let Some(joining) = &self.joining else {
             return identity.accept(tcp).await.map(proven);
         };
-        let mut hello = LazyConfigAcceptor::new(Acceptor::default(), tcp);
+        let mut hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), tcp);
         let begun = match (&mut hello).await {
             Ok(begun) => begun,
             Err(error) => return Err((error, hello.take_io())),
@@ -335,10 +347,11 @@ impl Door {
         if !join::is_wanted(&begun.client_hello()) {
             return identity.accept_begun(begun).await.map(proven);
         }
-        let Some(place) = places.take(source.ip()) else {
+        let Some(place) = joining.places.take(source.ip()) else {
             return Ok(None);
         };
-        let config = join::server(identity).map_err(|error| (io::Error::other(error), None))?;
+        let config = joining.settings.lock().newest(identity);
+        let config = config.map_err(|error| (io::Error::other(error), None))?;
         let accepting = begun.into_stream(config).into_fallible();
         let tls = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
         Ok(Some(Admitted::Joining(Box::new(tls.into()), place)))
@@ -352,7 +365,7 @@ impl Door {
             _ => {
                 let before = std::mem::take(&mut logged.1);
                 logged.0 = Some(Instant::now());
-                tracing::warn!(%source, reason, %error, refused_before = before, "a connection was refused");
+                tracing::warn!(%source, reason, %error, refused_before = before, "{}", texts::CONNECTION_REFUSED);
             }
         }
     }

@@ -17,6 +17,7 @@ use crate::{
     Rejected, Speaks,
     files::{Files, Pem},
     material::{add_root, certificates, private_key, unfit},
+    texts,
 };
 
 /// Opens connections to one service.
@@ -75,10 +76,10 @@ impl Service {
         match (read, judged) {
             (Ok(pem), Ok(config)) => *good = (pem, config),
             (Ok(_), Err(error)) => {
-                tracing::error!(certificate = %self.files.certificate.display(), %error, "a new certificate is no good; the old one stays in use");
+                tracing::error!(certificate = %self.files.certificate.display(), %error, "{}", texts::NEW_FILES_REFUSED);
             }
             (Err(error), _) => {
-                tracing::error!(%error, "a certificate cannot be read; the old one stays in use");
+                tracing::error!(%error, "{}", texts::NEW_FILES_REFUSED);
             }
         }
         good.1.clone()

@@ -119,7 +119,7 @@ impl Signature {
     }
 
     /// True if the key of the first certificate made this signature.
-    fn is_of(&self, statement: &[u8]) -> bool {
+    pub(crate) fn is_of(&self, statement: &[u8]) -> bool {
         let Some(key) = public_key(&self.certificate) else {
             return false;
         };
@@ -130,7 +130,7 @@ impl Signature {
     }
 }
 
-fn public_key(certificate: &str) -> Option<Vec<u8>> {
+pub(crate) fn public_key(certificate: &str) -> Option<Vec<u8>> {
     let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
     let certificate = Certificate::from_der(&der).ok()?.tbs_certificate;
     let key = certificate.subject_public_key_info.subject_public_key;

@@ -196,6 +196,17 @@ pub(crate) const PEER_EXPIRES_SOON: &str = "the certificate of the peer is about
 pub(crate) const PEER_UNTRUSTED: &str = "the root of the peer is no longer trusted";
 pub(crate) const PROCESS_ENDS: &str = "this process ends";
 
+// The log.
+
+pub(crate) const CONNECTION_ENDS: &str = "a connection ends, because the certificate of its peer no longer counts; the peer opens it again \
+     with a new one; renew that certificate if it does not come back";
+pub(crate) const CONNECTION_REFUSED: &str =
+    "a connection was refused; its peer tries again; correct what the error names, at the peer or here";
+pub(crate) const CANNOT_ACCEPT: &str = "this process cannot accept a connection; it tries again after a pause; check its open files \
+     (LimitNOFILE)";
+pub(crate) const NEW_FILES_REFUSED: &str = "the new certificate or trust is no good; the old one stays in use; correct the files: `meridian cert \
+     list DIR`";
+
 // Rights: the rule that denies a call. A text follows "ID may not CALL:".
 
 pub(crate) fn denied(id: &str, call: &str, rule: &str) -> String {
@@ -277,23 +288,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn no_error_of_this_crate_has_its_sentence_elsewhere() {
-        for entry in std::fs::read_dir(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src")).unwrap() {
-            let path = entry.unwrap().path();
-            let source = std::fs::read_to_string(&path).unwrap();
-            for line in source.lines().filter(|line| line.trim_start().starts_with("#[error(")) {
-                let text = line.split('"').nth(1);
-                let is_elsewhere = text.is_none_or(|text| text.contains(' ')) && !line.contains("transparent");
-                assert!(
-                    !is_elsewhere,
-                    "{}: a sentence belongs in texts.rs: {line}",
-                    path.display()
-                );
-            }
-        }
-    }
-
-    #[test]
     fn every_sentence_begins_with_its_subject_and_says_what_to_do() {
         let at = Moment(0);
         let constants = [
@@ -360,6 +354,13 @@ mod tests {
                 "{text}"
             );
         }
+        for text in [CONNECTION_ENDS, CONNECTION_REFUSED, CANNOT_ACCEPT, NEW_FILES_REFUSED] {
+            assert_eq!(text.split("; ").count(), 3, "not three parts: {text}");
+        }
+        for why in [PEER_EXPIRED, PEER_EXPIRES_SOON, PEER_UNTRUSTED, PROCESS_ENDS] {
+            assert!(why.starts_with("th"), "a reason for which a connection ends: {why}");
+        }
+        assert!(MUST_PROVE.contains(": use "), "{MUST_PROVE}");
         for text in [expired_at_start(), untrusted_at_start(), root_removed()] {
             assert!(text.contains("`meridian cert "), "names no command: {text}");
         }

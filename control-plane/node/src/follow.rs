@@ -321,7 +321,7 @@ impl Stream {
                             Message::Ack(v1::Ack { number: Some(applied.into()) })
                         }
                         Err(rejected) => {
-                            tracing::warn!(%endpoint, %rejected, "plan refused");
+                            tracing::warn!(%endpoint, %rejected, "{}", texts::REFUSED);
                             Message::Nack(v1::Nack { number, reason: rejected.to_string() })
                         }
                     };

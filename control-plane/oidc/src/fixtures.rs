@@ -2,13 +2,23 @@
 
 use std::{
     collections::VecDeque,
-    io::{BufRead as _, BufReader, Read as _, Write as _},
-    net::{TcpListener, TcpStream},
+    io::{BufRead as _, BufReader, Read, Write},
+    net::{Ipv4Addr, TcpListener},
     sync::Arc,
 };
 
+use identity::{
+    PeerId, Role,
+    ca::{self, Authority, Credential, Leaf},
+};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
+use tokio_rustls::rustls::{
+    ServerConfig, ServerConnection, StreamOwned,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use topology::Moment;
 
 /// The provider. It answers until the test's process ends.
 #[derive(Debug)]
@@ -28,29 +38,61 @@ struct State {
     asked: Vec<(String, String)>,
     /// True while it answers nothing but errors.
     is_ill: bool,
+    /// True while it has no metadata.
+    is_unannounced: bool,
 }
 
 impl TestProvider {
-    /// Starts one.
+    /// Starts one, in plain text.
     ///
     /// # Panics
     ///
     /// The machine has no free port.
     pub fn start() -> Self {
+        Self::serve(None)
+    }
+
+    /// Starts one that speaks TLS. Returns the root under which it proves its address, in PEM.
+    ///
+    /// # Panics
+    ///
+    /// The machine has no free port, or no random numbers.
+    pub fn start_tls(now: Moment) -> (Self, String) {
+        let (credential, root) = credential(now);
+        let chain = CertificateDer::pem_slice_iter(credential.certificate.as_bytes());
+        let chain = chain.collect::<Result<Vec<_>, _>>().expect("a new certificate");
+        let key = PrivateKeyDer::from_pem_slice(credential.key.as_bytes()).expect("a new key");
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("ring knows TLS")
+            .with_no_client_auth()
+            .with_single_cert(chain, key)
+            .expect("a key with its certificate");
+        (Self::serve(Some(Arc::new(config))), root)
+    }
+
+    fn serve(tls: Option<Arc<ServerConfig>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-        let issuer = format!("http://{}", listener.local_addr().expect("an address"));
+        let scheme = if tls.is_some() { "https" } else { "http" };
+        let issuer = format!("{scheme}://{}", listener.local_addr().expect("an address"));
         let state = Arc::new(Mutex::new(State {
             issuer: issuer.clone(),
             signer: auth::fixtures::Provider::new(),
             answers: VecDeque::new(),
             asked: Vec::new(),
             is_ill: false,
+            is_unannounced: false,
         }));
         let shared = state.clone();
         std::thread::spawn(move || {
             for tcp in listener.incoming().flatten() {
-                // A client that is gone is none of the test's business.
-                drop(answer(&tcp, &shared));
+                // A client that is gone, or does not believe this provider, is none of the test's business.
+                drop(match &tls {
+                    None => answer(tcp, &shared),
+                    Some(config) => ServerConnection::new(config.clone())
+                        .map_err(std::io::Error::other)
+                        .and_then(|tls| answer(StreamOwned::new(tls, tcp), &shared)),
+                });
             }
         });
         Self { issuer, state }
@@ -64,6 +106,11 @@ impl TestProvider {
     /// Whether it answers nothing but errors from now on.
     pub fn set_ill(&self, is_ill: bool) {
         self.state.lock().is_ill = is_ill;
+    }
+
+    /// Whether it has no metadata from now on.
+    pub fn set_unannounced(&self, is_unannounced: bool) {
+        self.state.lock().is_unannounced = is_unannounced;
     }
 
     /// Exchanges its keys.
@@ -90,17 +137,40 @@ impl TestProvider {
 
     /// An id token with these claims, and `iss`, `aud` "meridian" and `exp` where they are not among them.
     pub fn id_token(&self, claims: &Value, now_s: u64) -> String {
+        self.id_token_by("p", claims, now_s)
+    }
+
+    /// The same, which says that it is signed with this key.
+    pub fn id_token_by(&self, kid: &str, claims: &Value, now_s: u64) -> String {
         let state = self.state.lock();
         let mut all = json!({ "iss": state.issuer, "aud": "meridian", "exp": now_s + 300 });
         for (name, value) in claims.as_object().into_iter().flatten() {
             all[name] = value.clone();
         }
-        state.signer.sign(&json!({ "alg": "ES256", "kid": "p" }), &all)
+        state.signer.sign(&json!({ "alg": "ES256", "kid": kid }), &all)
     }
 }
 
-fn answer(tcp: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
-    let mut reader = BufReader::new(tcp);
+/// A certificate for this machine's address, and the root above it.
+fn credential(now: Moment) -> (Credential, String) {
+    let made = || {
+        let root = ca::root("id.example", now)?;
+        let issuer = Authority::load(&Authority::load(&root)?.issuer("id.example", now)?)?;
+        let id = PeerId {
+            zone: "id.example".to_owned(),
+            role: Role::Etcd("provider".to_owned()),
+        };
+        let leaf = Leaf {
+            addresses: vec![Ipv4Addr::LOCALHOST.into()],
+            ..Leaf::of(id)
+        };
+        Ok::<_, ca::CaError>((issuer.issue(&leaf, now)?, root.certificate))
+    };
+    made().expect("random numbers")
+}
+
+fn answer(stream: impl Read + Write, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream);
     let (mut head, mut length) = (String::new(), 0);
     reader.read_line(&mut head)?;
     loop {
@@ -124,7 +194,7 @@ fn answer(tcp: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             .push((path.clone(), String::from_utf8_lossy(&form).into_owned()));
         match path.as_str() {
             _ if state.is_ill => (503, json!({})),
-            "/.well-known/openid-configuration" => {
+            "/.well-known/openid-configuration" if !state.is_unannounced => {
                 let issuer = &state.issuer;
                 let metadata = json!({
                     "issuer": issuer, "jwks_uri": format!("{issuer}/keys"),
@@ -152,10 +222,11 @@ fn answer(tcp: &TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         }
     };
     let body = body.to_string();
-    let mut tcp = tcp;
+    let mut stream = reader.into_inner();
     write!(
-        tcp,
+        stream,
         "HTTP/1.1 {status} .\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
-    )
+    )?;
+    stream.flush()
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::http::{self, Metadata, Unasked};
+use crate::http::{self, Client, Metadata, Unasked};
 
 /// RFC 8628 §3.2: the interval if the provider names none, and §3.5: how much slower it may ask for.
 const INTERVAL_DEFAULT: u64 = 5;
@@ -114,15 +114,15 @@ impl Pace {
 ///
 /// Nobody signed in.
 pub fn sign_in(
+    client: &Client,
     metadata: &Metadata,
-    client_id: &str,
-    scope: &str,
+    (client_id, scope): (&str, &str),
     show: impl FnOnce(&Begun),
     mut sleep: impl FnMut(Duration),
 ) -> Result<String, NotSignedIn> {
     let at = metadata.device_authorization_endpoint.as_ref();
     let at = at.ok_or_else(|| Unasked::NoDeviceFlow(metadata.issuer.clone()))?;
-    let (_, text) = http::post(at, &[("client_id", client_id), ("scope", scope)])?;
+    let (_, text) = client.post(at, &[("client_id", client_id), ("scope", scope)])?;
     let refused: Answer = http::parsed(at, "an answer of OAuth 2.0", &text)?;
     if refused.error.is_some() {
         Pace::of(&Begun::default()).after(refused)?;
@@ -139,7 +139,9 @@ pub fn sign_in(
             ("client_id", client_id),
         ];
         let at = &metadata.token_endpoint;
-        let answer = http::post(at, &form).and_then(|(_, text)| http::parsed(at, "an answer of OAuth 2.0", &text));
+        let answer = client
+            .post(at, &form)
+            .and_then(|(_, text)| http::parsed(at, "an answer of OAuth 2.0", &text));
         match answer {
             Ok(answer) => {
                 broken = 0;

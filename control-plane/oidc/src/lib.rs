@@ -3,6 +3,8 @@
 //!
 //! The token is exchanged for the same certificate as every other login, so nothing else has to know the provider, and nobody needs it
 //! between logins.
+//!
+//! Why it is so: docs/decisions/28-logins-become-certificates.md.
 
 pub mod fixtures;
 pub mod flow;
@@ -10,6 +12,6 @@ mod http;
 mod person;
 mod provider;
 
-pub use http::{Metadata, Unasked};
+pub use http::{Client, Metadata, Unasked, is_private};
 pub use person::{Nobody, Person, Rules};
 pub use provider::{Provider, Settings, Unrecognised};

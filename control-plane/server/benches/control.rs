@@ -25,7 +25,7 @@ const NODES: usize = 1_000;
 /// Plans published, one after the other.
 const PLANS: usize = 5;
 /// Far longer than anything here takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DEADLINE: Duration = Duration::from_secs(60);
 
 fn main() {
     let mut criterion = Criterion::default().sample_size(20).configure_from_args();
@@ -272,7 +272,7 @@ async fn publish() -> Published {
     let mut next = async |generation: u64| -> Vec<Instant> {
         let mut all = Vec::new();
         while all.len() < NODES {
-            let arrival = tokio::time::timeout(PATIENCE, arrivals.recv()).await;
+            let arrival = tokio::time::timeout(DEADLINE, arrivals.recv()).await;
             let (number, at) = arrival.expect("every node gets every plan").unwrap();
             if number == generation {
                 all.push(at);
@@ -286,7 +286,7 @@ async fn publish() -> Published {
     let mut delays = Vec::new();
     for round in 0..PLANS {
         let drain = v1::act_request::Kind::DrainEdge(v1::DrainEdge { edge: edge(round) });
-        let request = api::operator::request(drain, "bench", "bench", &format!("t{round}"), Some(PATIENCE * 60));
+        let request = api::operator::request(drain, "bench", "bench", &format!("t{round}"), Some(DEADLINE * 60));
         let asked = Instant::now();
         let reply = operator.act(request).await.unwrap();
         let generation = reply.number.unwrap().generation;

@@ -92,6 +92,9 @@ pub struct OidcSection {
     client_id: String,
     #[serde(default = "default_scope")]
     scope: String,
+    /// The roots under which it proves its name, in PEM. Without it, those of the machine count.
+    #[serde(default)]
+    trust: Option<PathBuf>,
     /// The claim with the operator's name: one that nobody can choose or inherit.
     #[serde(default = "default_name_claim")]
     name_claim: String,
@@ -112,8 +115,7 @@ struct GroupRoles {
 impl OidcSection {
     fn problems(&self) -> Problems {
         let mut problems = Problems::default();
-        let local = ["http://127.0.0.1:", "http://localhost:", "http://[::1]:"];
-        if !self.issuer.starts_with("https://") && !local.iter().any(|begin| self.issuer.starts_with(begin)) {
+        if !oidc::is_private(&self.issuer) {
             let text = format!(
                 "\"{:.100}\" is not the address of an issuer; write \"https://id.example\"",
                 self.issuer
@@ -144,6 +146,7 @@ impl OidcSection {
             issuer: self.issuer.clone(),
             client_id: self.client_id.clone(),
             scope: self.scope.clone(),
+            trust: self.trust.clone(),
             rules: oidc::Rules {
                 name_claim: self.name_claim.clone(),
                 groups_claim: self.groups_claim.clone(),
@@ -386,7 +389,8 @@ impl Rules for Config {
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let documents = [&mut self.topology, &mut self.policy];
         let identity = self.identity.iter_mut().flat_map(IdentitySection::paths);
-        let operators = self.operators.tokens.iter_mut();
+        let provider = self.operators.oidc.iter_mut().flat_map(|oidc| &mut oidc.trust);
+        let operators = self.operators.tokens.iter_mut().chain(provider);
         documents
             .into_iter()
             .chain(self.store.paths())

@@ -6,6 +6,8 @@ use identity::{files, operators::OperatorTokens};
 use oidc::Provider;
 use parking_lot::Mutex;
 
+use crate::texts::log;
+
 /// The known operators. The file is read at each login, and one that is no good never replaces one that is.
 pub(crate) struct Operators {
     /// operators.toml, if there is one.
@@ -37,6 +39,9 @@ impl Operators {
             provider: provider.map(|settings| Arc::new(Provider::new(settings))),
         };
         operators.read()?;
+        if let Some(provider) = &operators.provider {
+            provider.trust()?;
+        }
         Ok(operators)
     }
 
@@ -48,7 +53,7 @@ impl Operators {
     /// The tokens that are known now.
     pub(crate) fn tokens(&self) -> Arc<OperatorTokens> {
         if let Err(error) = self.read() {
-            tracing::error!(%error, "the tokens of operators are no good; those from before stay in force");
+            tracing::error!(%error, "{}", log::TOKENS_REFUSED);
         }
         self.good.lock().1.clone()
     }

@@ -35,6 +35,7 @@ use crate::{
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
     store::{Candidate, Embedded, Etcd, Mirror, Store, etcd, mirror},
+    texts::log,
 };
 
 /// Time for running requests to end after SIGTERM.
@@ -73,9 +74,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             lease_ttl,
         } => {
             if files.is_none() {
-                tracing::warn!(
-                    "anyone who reaches etcd can write decisions past every rule; give it TLS with client certificates (docs/security.md)"
-                );
+                tracing::warn!("{}", log::ETCD_IS_OPEN);
             }
             let tls = files.map(Service::load).transpose()?.map(Arc::new);
             let settings = etcd::Settings {
@@ -105,8 +104,8 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     if config.mode() != Mode::Required {
         tracing::warn!(
             mode = %config.mode(),
-            "this control plane believes names that nobody proves: anyone who reaches it can report for an edge and order as an operator. \
-             Give every process a certificate and write mode = \"required\" in [identity]; see docs/security.md"
+            "{}",
+            log::NAMES_UNPROVEN
         );
     }
     let own = identity.as_ref().map(|(identity, _)| identity.clone());
@@ -144,8 +143,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         config.operators.tokens.clone(),
         config.operators.oidc.as_ref().map(OidcSection::settings),
     )?);
-    let listener = daemon::listen(config.listen)
-        .with_context(|| format!("cannot listen on {} for edges and operators", config.listen))?;
+    let listener = daemon::listen(config.listen).with_context(|| log::cannot_listen(config.listen))?;
     let grpc = listener.local_addr()?;
     let settings = Settings {
         candidate: Candidate {
@@ -320,7 +318,7 @@ fn lateness(lag: &Arc<Lag>) -> probe::Lateness {
 }
 
 fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+    std::fs::read_to_string(path).with_context(|| log::cannot_read(path.display()))
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod networks;
 pub mod reply;
 pub mod serve;
 mod slots;
+pub mod texts;
 mod wire;
 
 pub use config::Config;

@@ -5,7 +5,7 @@ use std::{process::ExitCode, sync::Arc, time::Duration};
 use anyhow::Context as _;
 use api::v1::NodeKind;
 use daemon::{Process, Tasks, admin};
-use dns::{Config, Metrics, Networks, Responder, serve};
+use dns::{Config, Metrics, Networks, Responder, serve, texts};
 use node::{Follower, LastGood};
 use prometheus_client::registry::Registry;
 use steering::Answers;
@@ -24,8 +24,7 @@ fn main() -> ExitCode {
 }
 
 async fn run(process: Process, config: Config) -> anyhow::Result<()> {
-    std::fs::create_dir_all(&config.state_dir)
-        .with_context(|| format!("cannot create state_dir {}", config.state_dir.display()))?;
+    std::fs::create_dir_all(&config.state_dir).with_context(|| texts::cannot_create_state_dir(&config.state_dir))?;
 
     let mut tasks = Tasks::new();
     let (metrics, mut registry) = (Metrics::default(), Registry::default());
@@ -84,13 +83,13 @@ async fn answer(
     admin: std::net::SocketAddr,
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
-    tracing::info!("waiting for the first plan; the DNS ports stay closed until then");
+    tracing::info!("{}", texts::WAITS_FOR_PLAN);
     let first = snapshots
         .wait_for(Option::is_some)
         .await
-        .context("the task that follows plans ended")?
+        .context(texts::FOLLOWER_ENDED)?
         .clone()
-        .context("the first plan is gone")?;
+        .context(texts::FOLLOWER_ENDED)?;
     let networks = Networks::new(&config.network)?;
     let answers = Answers::compile(&first);
     let responder = Arc::new(Responder::new(answers, networks, &config.node, rand::random()));

@@ -12,6 +12,7 @@ use crate::{
     Networks,
     draft::{Draft, ReplyEdns},
     metrics::{QueryType, Rcode},
+    texts,
     wire::{Edns, Query, Question, class, kind},
 };
 
@@ -196,7 +197,7 @@ impl Responder {
 fn write(draft: &mut Draft, query: &Query<'_>, bytes_max: usize) -> Vec<u8> {
     let fits = |draft: &Draft| {
         let written = draft.write(query);
-        let written = written.inspect_err(|error| tracing::warn!(%error, "a reply cannot be written"));
+        let written = written.inspect_err(|error| tracing::warn!(%error, "{}", texts::CANNOT_WRITE_REPLY));
         written.ok().filter(|bytes| bytes.len() <= bytes_max)
     };
     if let Some(bytes) = fits(draft) {

@@ -18,6 +18,7 @@ use crate::{
     datagram::Datagrams,
     metrics::{QueryLabels, TransportLabel},
     slots::{Slot, Slots},
+    texts,
 };
 
 /// Largest question over UDP, in bytes. A longer one is cut, and a cut question is malformed. Real questions have fewer
@@ -51,16 +52,16 @@ impl Sockets {
         for _ in 0..PORT_ATTEMPTS {
             let udp = Datagrams::bind(listen)
                 .await
-                .with_context(|| format!("cannot listen on {listen} (UDP)"))?;
+                .with_context(|| texts::cannot_listen(listen, "UDP"))?;
             match daemon::listen(udp.address()?) {
                 Ok(tcp) => return Ok(Self { udp, tcp }),
                 // With a fixed port there is no other port to try.
                 Err(error) if listen.port() == 0 => last = Some(error),
-                Err(error) => return Err(error).with_context(|| format!("cannot listen on {listen} (TCP)")),
+                Err(error) => return Err(error).with_context(|| texts::cannot_listen(listen, "TCP")),
             }
         }
         let last = last.unwrap_or_else(|| io::ErrorKind::AddrInUse.into());
-        Err(last).with_context(|| format!("no port of {} is free for both UDP and TCP", listen.ip()))
+        Err(last).with_context(|| texts::no_common_port(listen.ip()))
     }
 
     /// The bound address.
@@ -81,7 +82,7 @@ impl Sockets {
         // its supervisor restarts it.
         tokio::select! {
             () = stop.cancelled() => {}
-            Some(ended) = serving.join_next() => tracing::error!(?ended, "a task that serves DNS ended unexpectedly"),
+            Some(ended) = serving.join_next() => tracing::error!(?ended, "{}", texts::TASK_ENDED),
         }
     }
 }
@@ -116,7 +117,7 @@ async fn serve_udp(socket: Arc<Datagrams>, responder: Arc<Responder>, metrics: M
         let question = match socket.receive(&mut buffer).await {
             Ok(received) => received,
             Err(error) => {
-                tracing::warn!(%error, "cannot receive over UDP");
+                tracing::warn!(%error, "{}", texts::CANNOT_RECEIVE);
                 sleep(ERROR_PAUSE).await;
                 continue;
             }
@@ -146,7 +147,7 @@ async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>, metrics: Me
         let (stream, client) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
-                tracing::warn!(%error, "cannot accept over TCP");
+                tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                 sleep(ERROR_PAUSE).await;
                 continue;
             }

@@ -35,7 +35,7 @@ async fn lost_edges_leave_the_answers_in_time_and_the_last_one_never_does() {
     stage.clear().await;
 }
 
-/// Where devices reach an edge by the topology.
+/// The address at which devices reach an edge by the topology.
 async fn public_address(stage: &Stage, edge: &str) -> SocketAddr {
     let url = &stage.world.record().await.edges[edge];
     url.trim_start_matches("http://").parse().unwrap()

@@ -7,7 +7,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
 };
 
-use identity::Doubt;
+use identity::TrustError;
 use rustix::io::Errno;
 
 /// The side at fault when a system call fails.
@@ -63,9 +63,9 @@ impl Cause {
             Errno::PERM,
             Errno::ACCESS,
         ];
-        match Doubt::within(error) {
-            Some(Doubt::Refused(_)) => return Self::Refused,
-            Some(Doubt::Other(_) | Doubt::Unproven(_) | Doubt::Withdrawn) => return Self::Unproven,
+        match TrustError::within(error) {
+            Some(TrustError::Refused(_)) => return Self::Refused,
+            Some(TrustError::Other(_) | TrustError::Unproven(_) | TrustError::Withdrawn) => return Self::Unproven,
             None => {}
         }
         let errno = Errno::from_io_error(error);
@@ -146,9 +146,12 @@ mod tests {
         assert_eq!(Cause::within(&io::Error::other(of(Errno::NOBUFS).0)), Cause::Local);
         assert_eq!(Cause::within(&of(Errno::CONNREFUSED)), Cause::Remote);
         assert_eq!(Cause::within(&std::fmt::Error), Cause::Remote);
-        let doubt = |doubt| Cause::within(&Wrapped(io::Error::other(doubt)));
-        assert_eq!(doubt(Doubt::Refused("CertificateExpired".to_owned())), Cause::Refused);
-        assert_eq!(doubt(Doubt::Withdrawn), Cause::Unproven);
+        let trust_error = |trust_error| Cause::within(&Wrapped(io::Error::other(trust_error)));
+        assert_eq!(
+            trust_error(TrustError::Refused("CertificateExpired".to_owned())),
+            Cause::Refused
+        );
+        assert_eq!(trust_error(TrustError::Withdrawn), Cause::Unproven);
         assert!(Cause::Refused.is_own() && !Cause::Unproven.is_own());
     }
 }

@@ -15,7 +15,7 @@ mod stack;
 mod texts;
 
 pub use cause::Cause;
-pub use edge_probe::QUESTION as KNOCK;
+pub use edge_probe::QUESTION as EDGE_PROBE_REQUEST;
 pub use lateness::Lateness;
 pub use run::{Probed, Settings, run};
 pub use stack::probe_once;

@@ -24,6 +24,7 @@ use verdict::{EdgeProbe, Passive, TickReport};
 use crate::{
     Lateness, edge_probe,
     stack::{self, Observed, milliseconds},
+    texts,
 };
 
 /// The gateway probes of different regions are spread over this time: late enough to be fresh, early enough to be
@@ -129,7 +130,7 @@ async fn run_by(
         match closed {
             Closed::OnTime => {}
             Closed::Jumped { to } => {
-                tracing::warn!(tick = tick.0, %to, "the clock jumped, so this tick is not reported; check the time service");
+                tracing::warn!(tick = tick.0, %to, "{}", texts::CLOCK_JUMPED);
                 continue;
             }
         }
@@ -140,7 +141,7 @@ async fn run_by(
             ..TickReport::new(settings.vantage.clone(), tick, observed.into_observations())
         };
         if let Err(error) = settings.reports.try_send(report) {
-            tracing::warn!(tick = tick.0, %error, "the queue of reports is full: report dropped");
+            tracing::warn!(tick = tick.0, %error, "{}", texts::REPORT_DROPPED);
         }
     }
 }

@@ -36,6 +36,12 @@ pub(crate) const WANTS_PROOF: &str =
 pub(crate) const NOT_COUNTED: &str = "the probe does not count: this node lacks open files, ports or processor time, or the stack refuses \
      its certificate; check its limits and load, and its certificate with `meridian cert list DIR`";
 
+// The log of the prober.
+
+pub(crate) const CLOCK_JUMPED: &str =
+    "the clock jumped, so this tick is not reported; check the time service (`timedatectl`, `chronyc tracking`)";
+pub(crate) const REPORT_DROPPED: &str = "the queue of reports is full, so one report is dropped; look for a control plane that reads                                          slowly: `meridian status`";
+
 // A spoken turn.
 
 pub(crate) const NO_TRANSCRIPT: &str = "the transcript is empty";
@@ -82,6 +88,8 @@ mod tests {
             code_and_status(503, "failing"),
             WANTS_PROOF.to_owned(),
             NOT_COUNTED.to_owned(),
+            CLOCK_JUMPED.to_owned(),
+            REPORT_DROPPED.to_owned(),
             NO_TRANSCRIPT.to_owned(),
             NO_REPLY.to_owned(),
             NO_AUDIO.to_owned(),

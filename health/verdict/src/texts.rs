@@ -265,4 +265,38 @@ mod tests {
             assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");
         }
     }
+
+    #[test]
+    fn a_line_of_evidence_has_the_figures_and_the_vantages() {
+        let vantages = [vantage("dub-1", 1, 3), other_vantages(2, true, 6, 6)];
+        let seen = tick(
+            Component::Asr,
+            "12:00:10",
+            &vantages,
+            &percentile("p95", 3.2),
+            &failure("connection refused", 1),
+        );
+        assert_eq!(
+            seen,
+            "asr at 12:00:10: dub-1 1/3 · 2 more vantages 6/6 ok, p95 3 ms; connection refused (and 1 other failures)"
+        );
+        let (connections, turns) = (of(9, 1), of(8, 0));
+        assert_eq!(
+            traffic(
+                "12:00:10",
+                (&connections, ""),
+                2,
+                (&turns, &percentile("p95", 900.0)),
+                3
+            ),
+            "traffic at 12:00:10: 9/10 connections ok · 2 lost midway · 8/8 turns ok, p95 900 ms; seen by 3"
+        );
+        let slow = is_slow(Component::Asr, "P95 above 500 ms");
+        let line = stack_evidence("10.0.0.1:7000", "us-east", &slow, (1, 2));
+        assert_eq!(at_level("L1", &line), format!("L1: {line}"));
+        assert!(
+            line.contains("has asr P95 above 500 ms; 1 of 2 stacks serves"),
+            "{line}"
+        );
+    }
 }

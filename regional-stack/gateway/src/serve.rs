@@ -8,7 +8,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use identity::{Door, Event, Expiry, Identity, Link, Mode};
+use identity::{Acceptor, Event, Expiry, Identity, Link, Mode};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
@@ -45,9 +45,8 @@ pub struct Addresses {
 /// Starts a stack as tasks of the process. Returns when its engines work and it takes calls.
 pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) -> anyhow::Result<Addresses> {
     config.check()?;
-    let bind = |listen: SocketAddr, what: &str| {
-        daemon::listen(listen).with_context(|| format!("cannot listen on {listen} for {what}"))
-    };
+    let bind =
+        |listen: SocketAddr, what: &str| daemon::listen(listen).with_context(|| texts::cannot_listen(listen, what));
     let service_listener = bind(config.listen, "devices and edges")?;
     let admin_listener = bind(config.admin_listen, "metrics and health")?;
     let addresses = Addresses {
@@ -58,8 +57,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     let identity = own_identity(&config)?;
     let (store, writer) = session_store(&config).await?;
     let expiry = Expiry(identity.as_ref().map(|(identity, _)| identity.clone()));
-    let stack =
-        Stack::new(config, engines, store, expiry, tasks.stop_token()).context("cannot start engine threads")?;
+    let stack = Stack::new(config, engines, store, expiry, tasks.stop_token()).context(texts::NO_THREADS)?;
     let stack = Arc::new(stack);
     stack.readiness.set("engines", false);
     stack.readiness.set("listener", false);
@@ -94,8 +92,8 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     });
 
     let warmed_up = tokio::select! {
-        result = stack.warm_up() => result.context("the speech engines do not work"),
-        () = stack.draining.cancelled() => Err(anyhow::anyhow!("told to stop while the engines were starting")),
+        result = stack.warm_up() => result.context(texts::ENGINES_FAIL),
+        () = stack.draining.cancelled() => Err(anyhow::anyhow!(texts::STOPPED_EARLY)),
     };
     if let Err(error) = warmed_up {
         drained.cancel();
@@ -105,7 +103,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
     stack.readiness.set("engines", true);
     stack.readiness.set("listener", true);
     let connections = stack.metrics.connections.clone();
-    let door = Door::new(identity, move |event| {
+    let acceptor = Acceptor::new(identity, move |event| {
         let outcome = match event {
             Event::Plain => "plain",
             Event::Proven => "proven",
@@ -115,7 +113,7 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         connections.get_or_create(&ConnectionLabels { outcome }).inc();
     });
     tasks.spawn("service", async move {
-        serve_until_drained(&stack, service_listener, door).await;
+        serve_until_drained(&stack, service_listener, acceptor).await;
         drained.cancel();
         // This joins threads that may still compute; it must not hold up the other tasks.
         tokio::task::spawn_blocking(move || stack.stop_engines()).await?;
@@ -150,15 +148,15 @@ async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>
     let (path, key, home) = (folder.clone(), key.clone(), config.home_city);
     let open = move || DurableStore::open(memory, path, key, home, daemon::clock::now());
     let opened = tokio::task::spawn_blocking(open).await?;
-    let (store, writer) = opened.with_context(|| format!("cannot use state_dir {}", folder.display()))?;
+    let (store, writer) = opened.with_context(|| texts::cannot_use_state_dir(folder))?;
     Ok((Box::new(store), Some(writer)))
 }
 
-async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Door) {
+async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, acceptor: Acceptor) {
     let limits = stack.config.limits;
     let router = http::router(Arc::clone(stack));
     let places = Arc::new(Semaphore::new(limits.connections_max));
-    let door = Arc::new(door);
+    let acceptor = Arc::new(acceptor);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -170,7 +168,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
             Ok(accepted) => accepted,
             Err(error) => {
                 // The process is out of file descriptors, usually. A pause lets some close; accepting again at once would only spin.
-                tracing::warn!(%error, "cannot accept");
+                tracing::warn!(%error, "{}", texts::CANNOT_ACCEPT);
                 tokio::time::sleep(Duration::from_millis(100)).await;
                 continue;
             }
@@ -180,7 +178,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
             socket,
             permit,
             router.clone(),
-            Arc::clone(&door),
+            Arc::clone(&acceptor),
         ));
     }
 
@@ -193,7 +191,7 @@ async fn serve_until_drained(stack: &Arc<Stack>, listener: TcpListener, door: Do
         stack.sessions.wait().await;
     };
     if timeout(limits.drain_max.0, turns_end).await.is_err() {
-        tracing::warn!(sessions = stack.sessions.len(), "turns cut: the drain took too long");
+        tracing::warn!(sessions = stack.sessions.len(), "{}", texts::TURNS_CUT);
         stack.cut.cancel();
         // A cut session only has its Close frame left to send.
         let _ = timeout(Duration::from_secs(2), stack.sessions.wait()).await;
@@ -217,13 +215,13 @@ async fn serve_connection(
     (socket, source): (TcpStream, SocketAddr),
     permit: OwnedSemaphorePermit,
     router: Router,
-    door: Arc<Door>,
+    acceptor: Arc<Acceptor>,
 ) {
     let header_limit = stack.config.limits.header_max.0;
     // Audio goes out in small frames, which must not wait for more.
     let _ = socket.set_nodelay(true);
     let begun = tokio::select! {
-        begun = timeout(header_limit, begin(&door, socket, source)) => begun,
+        begun = timeout(header_limit, begin(&acceptor, socket, source)) => begun,
         () = stack.draining.cancelled() => return,
     };
     let (link, has_http2) = match begun {
@@ -260,8 +258,8 @@ async fn serve_connection(
 }
 
 /// Lets a caller in, and finds out whether it speaks HTTP/2.
-async fn begin(door: &Door, socket: TcpStream, source: SocketAddr) -> Option<(Link, bool)> {
-    let mut link = door.admit_to_stack(socket, source).await?;
+async fn begin(acceptor: &Acceptor, socket: TcpStream, source: SocketAddr) -> Option<(Link, bool)> {
+    let mut link = acceptor.admit_to_stack(socket, source).await?;
     let has_http2 = link.begins_with_http2().await;
     Some((link, has_http2))
 }
@@ -271,15 +269,15 @@ async fn begin(door: &Door, socket: TcpStream, source: SocketAddr) -> Option<(Li
 /// peer, the sessions of the connection leave too, after their current turn.
 fn watch(link: &Link, leaving: CancellationToken, closing: CancellationToken) -> DropGuard {
     let gone = CancellationToken::new();
-    if let Some(belief) = link.belief() {
+    if let Some(proof) = link.proof() {
         let until = gone.clone();
         tokio::spawn(async move {
             let watching = async {
                 tokio::select! {
-                    () = belief.over() => closing.cancel(),
-                    () = belief.withdrawn() => {}
+                    () = proof.over() => closing.cancel(),
+                    () = proof.withdrawn() => {}
                 }
-                belief.withdrawn().await;
+                proof.withdrawn().await;
                 closing.cancel();
                 leaving.cancel();
             };

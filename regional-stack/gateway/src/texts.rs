@@ -1,8 +1,8 @@
 //! Every text of this crate that callers over HTTP and gRPC read, and every text for operators in its log; `realtime::texts` has those
-//! for clients of the Realtime protocol, and `config` the problems of a configuration, each beside its rule. A text begins in lower
+//! for clients of the Realtime protocol, `config` the problems of a configuration, each beside its rule, and `recognition` those about the choice of a recognizer. A text begins in lower
 //! case, has no full stop at its end, and says what is wrong, what the stack does about it, and what to send, type or do.
 
-use std::{fmt::Display, time::Duration};
+use std::{fmt::Display, net::SocketAddr, path::Path, time::Duration};
 
 use axum::http::Method;
 
@@ -118,6 +118,57 @@ pub(crate) const OPEN_TO_ALL: &str = "anyone who reaches this stack can talk to 
 pub(crate) const NO_PRIORITIES: &str = "the operating system refuses a lower priority, so uploads run at that of live \
     callers and delay them; allow the process to call setpriority";
 
+pub(crate) const CANNOT_ACCEPT: &str = "the stack cannot accept a connection; it tries again after a pause. Check its open files (LimitNOFILE) \
+    and the memory of this machine";
+pub(crate) const TURNS_CUT: &str =
+    "turns were left when limits.drain_max had passed, so the stack cut them; a longer drain_max lets them finish";
+pub(crate) const NOT_SAVED: &str = "a session was not saved, so it is lost if its device comes back; the stack serves on. Check the store of \
+    sessions: state_dir and its disk";
+pub(crate) const NOT_RESTORED: &str = "a session cannot be read back, so its device begins a new one. Check the store of sessions; the disk of state_dir \
+    first";
+/// A cause, beside the two before.
+pub(crate) const STORE_LATE: &str = "the store does not answer";
+pub(crate) const STILL_REMEMBERED: &str =
+    "a session that moved is still remembered here; it ages out, and its edge asks for the newest copy";
+pub(crate) const AGES: &str = "a connected session ages in the store, which does not take the note that it lives; if it stays, the session is \
+    forgotten. Check the store of sessions";
+pub(crate) const TWO_NAMES: &str =
+    "a session is remembered under two names; the older one ages out. Nothing to type unless it comes again";
+pub(crate) const COPY_USELESS: &str = "the copy of a session is of no use; its device goes on with an older memory. Check that all stacks have one \
+    checkpoint_key";
+pub(crate) const COPY_LATE: &str = "the copy of a session did not come in time; its device goes on with an older memory. Check the network to the edge";
+pub(crate) const NOT_RESUMED: &str = "a session from another stack cannot go on here; its edge tries the next stack. Check that all stacks have one \
+    checkpoint_key and releases that know each other";
+pub(crate) const SETTINGS_UNREADABLE: &str = "this release cannot read the settings of a session; the session goes on with the defaults. Start stacks of one \
+    release if it stays";
+pub(crate) const NOT_TRANSCRIBED: &str = "a transcription failed; the device was told, and the session goes on. Look at the load and the engines: \
+    `meridian why REGION`";
+pub(crate) const NOT_SPOKEN: &str = "a reply was not spoken; the device was told, and the session goes on. Look at the load and the engines: \
+    `meridian why REGION`";
+
+// The start.
+
+pub(crate) fn cannot_listen(address: SocketAddr, purpose: &str) -> String {
+    format!("cannot listen on {address} for {purpose}; write a free address in listen or admin_listen")
+}
+
+pub(crate) fn cannot_use_state_dir(folder: &Path) -> String {
+    format!(
+        "cannot use state_dir {}; check its rights (`ls -l`) and its disk (`df`)",
+        folder.display()
+    )
+}
+
+pub(crate) const NO_THREADS: &str =
+    "cannot start engine threads; raise the limit on threads (LimitNPROC), or write fewer in [limits]";
+pub(crate) const ENGINES_FAIL: &str =
+    "the speech engines do not work, so the stack does not start; check the models: `meridian models list`";
+pub(crate) const STOPPED_EARLY: &str = "the stack was told to stop while the engines were starting; start it again";
+// Jobs of engines, which callers read.
+
+pub(crate) const ENGINES_BUSY: &str = "the speech engines of this region are busy; retry in a moment";
+pub(crate) const ENGINE_LATE: &str = "the speech engine took too long; retry in a moment";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +193,8 @@ mod tests {
             nothing_to_speak("x"),
             too_long_to_say("x", 700.0, 1.0, 600.0),
             checkpoint_too_large(1024),
+            cannot_listen("127.0.0.1:80".parse().unwrap(), "devices"),
+            cannot_use_state_dir(Path::new("state")),
         ];
         let callers = [
             TOO_MANY_UPLOADS,
@@ -157,6 +210,8 @@ mod tests {
             SPEED,
             NO_CHECKPOINT_KEY,
             COPY_TOO_SLOW,
+            ENGINES_BUSY,
+            ENGINE_LATE,
         ];
         let operators = [
             FOLDER_UNUSABLE,
@@ -165,6 +220,22 @@ mod tests {
             DISK_REFUSES,
             OPEN_TO_ALL,
             NO_PRIORITIES,
+            CANNOT_ACCEPT,
+            TURNS_CUT,
+            NOT_SAVED,
+            NOT_RESTORED,
+            STILL_REMEMBERED,
+            AGES,
+            TWO_NAMES,
+            COPY_USELESS,
+            COPY_LATE,
+            NOT_RESUMED,
+            SETTINGS_UNREADABLE,
+            NOT_TRANSCRIBED,
+            NOT_SPOKEN,
+            NO_THREADS,
+            ENGINES_FAIL,
+            STOPPED_EARLY,
         ];
         for text in made.iter().map(String::as_str).chain(callers).chain(operators) {
             let begins = text.split(' ').next().unwrap_or_default();
@@ -176,5 +247,9 @@ mod tests {
             let says_both = ["; ", " must be "].iter().any(|part| text.contains(part)) || begins == "send";
             assert!(says_both, "{text}");
         }
+        assert!(
+            STORE_LATE.starts_with("the store "),
+            "a cause stands beside one of these"
+        );
     }
 }

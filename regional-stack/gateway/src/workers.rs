@@ -77,10 +77,10 @@ pub(crate) struct Done<O> {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobError {
     /// The queue is full; safe to retry.
-    #[error("the speech engines of this region are busy; retry in a moment")]
+    #[error("{}", texts::ENGINES_BUSY)]
     Busy,
     /// No result within `limits.engine_max`; safe to retry.
-    #[error("the speech engine took too long; retry in a moment")]
+    #[error("{}", texts::ENGINE_LATE)]
     Late,
     /// The engine refused the input or failed.
     #[error(transparent)]

@@ -18,7 +18,7 @@ pub enum FetchError {
         folder: String,
     },
     /// A file or folder cannot be read or written.
-    #[error("cannot use {path}: {source}")]
+    #[error("cannot use {path}: {source}; check the space (`df`) and the rights of the folder (`ls -l`)")]
     Disk {
         /// The file or folder.
         path: String,
@@ -125,5 +125,58 @@ impl FetchError {
     /// Whether another try may go better.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::Cut { .. })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_says_what_is_wrong_and_what_to_type() {
+        let text = || "moonshine-tiny-en".to_owned();
+        let faults = [
+            FetchError::Ships {
+                name: text(),
+                folder: text(),
+            },
+            FetchError::Disk {
+                path: text(),
+                source: io::ErrorKind::StorageFull.into(),
+            },
+            FetchError::Busy { folder: text() },
+            FetchError::Network {
+                what: text(),
+                reason: text(),
+            },
+            FetchError::Index { index: text() },
+            FetchError::Missing {
+                file: text(),
+                index: text(),
+            },
+            FetchError::Cut {
+                what: text(),
+                have: 1,
+                bytes: 2,
+            },
+            FetchError::TooLong { what: text(), bytes: 2 },
+            FetchError::Hash {
+                what: text(),
+                wanted: text(),
+                found: text(),
+            },
+            FetchError::Archive {
+                package: text(),
+                what: text(),
+            },
+            FetchError::Convert {
+                package: text(),
+                source: ConvertError::Tokens(7),
+            },
+        ];
+        for fault in faults {
+            let text = fault.to_string();
+            assert!(text.contains("; ") && !text.ends_with(['.', ';', ':']), "{text}");
+        }
     }
 }

@@ -14,6 +14,7 @@ pub mod pronunciation;
 mod recognizer;
 pub mod sidecar;
 mod synthesizer;
+mod texts;
 
 pub use moonshine::Moonshine;
 pub use recognizer::TorchRecognizer;

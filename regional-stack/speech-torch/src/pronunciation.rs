@@ -6,6 +6,8 @@
 
 use std::collections::HashMap;
 
+use crate::texts;
+
 /// The phones, in the order of the network's numbers. The first is a pause. The names are those of the programs that
 /// make the recordings.
 pub const PHONES: [&str; 41] = [
@@ -23,9 +25,7 @@ pub fn phone(name: &str) -> Option<u8> {
 
 /// A line of the lexicon that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "line {line} of the lexicon is not a word, a tab and phones; make it again with tools/synthesise-speech lexicon"
-)]
+#[error("{}", texts::bad_lexicon(*line))]
 pub struct LexiconError {
     /// Line number, from 1.
     pub line: usize,

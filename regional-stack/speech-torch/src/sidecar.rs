@@ -5,6 +5,8 @@ use std::path::Path;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest, Sha256};
 
+use crate::texts;
+
 /// Name of the weight file in the folder of a model.
 pub const WEIGHTS: &str = "model.safetensors";
 /// Name of the sidecar in the folder of a model.
@@ -36,7 +38,7 @@ pub struct Sidecar<C> {
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {
     /// A file is missing or unreadable.
-    #[error("cannot read {path}: {source}; point the model setting at a folder with {WEIGHTS} and {SIDECAR}")]
+    #[error("{}", texts::cannot_read(path, source, [WEIGHTS, SIDECAR]))]
     Read {
         /// Path of the file.
         path: String,
@@ -44,7 +46,7 @@ pub enum ModelError {
         source: std::io::Error,
     },
     /// The file is not a sidecar.
-    #[error("{path} is not a model sidecar ({source}); use the one that ships with the weights")]
+    #[error("{}", texts::not_a_sidecar(path, source))]
     Sidecar {
         /// Path of the file.
         path: String,
@@ -52,13 +54,13 @@ pub enum ModelError {
         source: serde_json::Error,
     },
     /// Weights and sidecar come from different runs, or the weights were damaged in transfer.
-    #[error("{path} does not have the hash that its sidecar names; fetch the model again, both files together")]
+    #[error("{}", texts::other_hash(path))]
     Hash {
         /// Path of the weight file.
         path: String,
     },
     /// The model is of another kind than the caller needs.
-    #[error("{path} describes a {found}, and a {wanted} is needed; put the model of a {wanted} there")]
+    #[error("{}", texts::other_kind(path, found, wanted))]
     Kind {
         /// Path of the sidecar.
         path: String,
@@ -68,7 +70,7 @@ pub enum ModelError {
         wanted: &'static str,
     },
     /// The model was made for other audio or other symbols than this program uses.
-    #[error("{path} does not fit this version of meridian: {what}; use the model that ships with it")]
+    #[error("{}", texts::unfit(path, what))]
     Unfit {
         /// Path of the sidecar.
         path: String,
@@ -76,7 +78,7 @@ pub enum ModelError {
         what: String,
     },
     /// libtorch refused the weights.
-    #[error("libtorch cannot load {path}: {source}")]
+    #[error("{}", texts::torch_refuses(path, source))]
     Torch {
         /// Path of the weight file.
         path: String,

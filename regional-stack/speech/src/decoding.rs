@@ -7,6 +7,8 @@
 
 use std::collections::HashMap;
 
+use crate::texts;
+
 mod negation;
 
 /// Hypotheses kept after each frame. Half as many lose one transcript in fifty; twice as many gain nothing.
@@ -27,9 +29,7 @@ const TRUST_NATS_PER_LETTER: f32 = 1.6;
 
 /// A line of the word statistics that cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "line {line} of the word statistics is not two words and a count; make them again with tools/synthesise-speech language"
-)]
+#[error("{}", texts::bad_statistics(line))]
 pub struct LanguageError {
     /// Line number, from 1.
     pub line: usize,

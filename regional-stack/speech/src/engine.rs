@@ -1,5 +1,7 @@
 //! The interface of speech engines. Only long-lived worker threads call an engine, never an async task.
 
+use crate::texts;
+
 /// The words that a recognizer found in one utterance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Transcript {
@@ -23,7 +25,7 @@ impl Transcript {
 #[derive(Debug, thiserror::Error)]
 pub enum SpeechError {
     /// The audio is longer than one utterance may be.
-    #[error("utterance of {seconds:.1} s is longer than the {limit_s:.0} s limit")]
+    #[error("{}", texts::too_long_to_hear(*seconds, *limit_s))]
     TooLong {
         /// Length of the audio.
         seconds: f32,
@@ -31,7 +33,7 @@ pub enum SpeechError {
         limit_s: f32,
     },
     /// The text is longer than one synthesis allows.
-    #[error("text of {chars} characters is longer than the {limit} character limit")]
+    #[error("{}", texts::too_much_to_say(*chars, *limit))]
     TooMuchText {
         /// Length of the text, in characters.
         chars: usize,
@@ -39,10 +41,10 @@ pub enum SpeechError {
         limit: usize,
     },
     /// The engine itself failed.
-    #[error("speech engine failed: {0}")]
+    #[error("{}", texts::engine_failed(.0))]
     Engine(String),
     /// The engine ran out of memory on its GPU.
-    #[error("speech engine ran out of GPU memory: {0}")]
+    #[error("{}", texts::out_of_gpu_memory(.0))]
     GpuMemory(String),
 }
 

@@ -16,6 +16,7 @@ pub mod people;
 pub mod resample;
 pub mod score;
 pub mod scripted;
+mod texts;
 pub mod wav;
 
 pub use cascade::{Cascade, FirstPass};

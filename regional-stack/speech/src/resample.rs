@@ -7,6 +7,8 @@ use rubato::{
     Async, FixedAsync, Indexing, Resampler as _, SincInterpolationParameters, SincInterpolationType, WindowFunction,
 };
 
+use crate::texts;
+
 /// Supported rates, from telephone speech to studio recordings. With rates far beyond them, the filter tables would
 /// grow with any number in a file header.
 pub const RATES: std::ops::RangeInclusive<u32> = 4_000..=192_000;
@@ -24,7 +26,7 @@ const PHASES_MIN: u32 = 16;
 
 /// A rate outside [`RATES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("cannot resample from {from} Hz to {to} Hz; use rates between 4000 and 192000 Hz")]
+#[error("{}", texts::bad_rates(*from, *to))]
 pub struct ResampleError {
     /// Rate of the input, in Hz.
     pub from: u32,

@@ -12,28 +12,28 @@ use std::io::Cursor;
 
 use hound::{SampleFormat, WavSpec, WavWriter};
 
-use crate::{SAMPLE_RATE, pcm, resample};
+use crate::{SAMPLE_RATE, pcm, resample, texts};
 
 /// The reason for which a WAV file was refused.
 #[derive(Debug, thiserror::Error)]
 pub enum WavError {
     /// The input has no bytes.
-    #[error("the audio is empty; send a WAV file")]
+    #[error("{}", texts::NO_BYTES)]
     Empty,
     /// The bytes are not a WAV file.
-    #[error("not a WAV file: {0}; send RIFF/WAVE with PCM, float, A-law or mu-law samples")]
+    #[error("{}", texts::not_wav(.0))]
     NotWav(String),
     /// A WAV file with an encoding or shape that is not supported.
-    #[error("unsupported WAV file: {0}; send PCM, float, A-law or mu-law samples, mono or stereo, 8000 to 48000 Hz")]
+    #[error("{}", texts::unsupported_wav(.0))]
     Unsupported(String),
     /// The file ends before its samples.
-    #[error("the WAV file is cut short before its samples; send the whole file")]
+    #[error("{}", texts::CUT_SHORT)]
     Truncated,
     /// The file has a header and no samples.
-    #[error("the WAV file holds no samples; record something first")]
+    #[error("{}", texts::NO_SAMPLES)]
     NoSamples,
     /// The audio is longer than the caller allows.
-    #[error("audio of {seconds:.1} s is longer than the {limit_s:.0} s limit; send it in shorter pieces")]
+    #[error("{}", texts::audio_too_long(*seconds, *limit_s))]
     TooLong {
         /// Length of the audio.
         seconds: f32,

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 use topology::Moment;
 
+use crate::texts;
+
 /// A device whose credential was verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Device {
@@ -52,36 +54,34 @@ pub fn new_key(random: [u8; 24]) -> (String, String) {
 #[strum(serialize_all = "kebab-case")]
 pub enum Denied {
     /// It shows nothing.
-    #[error(
-        "this service needs a credential; send Authorization: Bearer KEY, or the WebSocket subprotocol openai-insecure-api-key.KEY"
-    )]
+    #[error("{}", texts::NO_CREDENTIAL)]
     NoCredential,
     /// The key is none of the document's.
-    #[error("this key is not known; check it, or ask its operator for another")]
+    #[error("{}", texts::UNKNOWN_KEY)]
     UnknownKey,
     /// The credential is over.
-    #[error("this credential has expired; ask for a new one")]
+    #[error("{}", texts::EXPIRED)]
     Expired,
     /// The token is not valid yet.
-    #[error("this token is not valid yet; check the clock of its issuer")]
+    #[error("{}", texts::NOT_YET_VALID)]
     NotYetValid,
     /// The token is no token, or its signature is wrong.
-    #[error("this token is not one of the issuer that this service believes; sign in again")]
+    #[error("{}", texts::BAD_TOKEN)]
     BadToken,
     /// The token is signed with a key that the issuer's set does not have.
-    #[error("this token is signed with a key that its issuer does not publish; sign in again")]
+    #[error("{}", texts::UNKNOWN_SIGNER)]
     UnknownSigner,
     /// The token is for another service.
-    #[error("this token was issued for another service, or by another issuer; ask for one for this service")]
+    #[error("{}", texts::WRONG_AUDIENCE)]
     WrongAudience,
     /// The edge has no keys of the issuer yet.
-    #[error("this edge has not got the keys of the tokens' issuer yet; try again")]
+    #[error("{}", texts::NO_KEYS)]
     NoKeys,
     /// The tenant is none of the document's.
-    #[error("this credential names a tenant that this service does not know; ask its operator")]
+    #[error("{}", texts::UNKNOWN_TENANT)]
     UnknownTenant,
     /// The operator revoked the credential.
-    #[error("this credential was revoked; ask its operator")]
+    #[error("{}", texts::REVOKED)]
     Revoked,
 }
 

@@ -13,9 +13,10 @@ mod document;
 pub mod fixtures;
 mod limits;
 mod ring_provider;
+mod texts;
 mod token;
 
 pub use device::{Credential, Denied, Device, new_key};
 pub use document::{Devices, Key, Revoked, Tenant};
 pub use limits::{Exceeded, SessionPlace, TenantUsage, Tenants};
-pub use token::{BadSet, Issuer, SET_BYTES_MAX, Tokens};
+pub use token::{BadSet, Issuer, Kind, SET_BYTES_MAX, Tokens};

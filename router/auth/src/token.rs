@@ -17,7 +17,7 @@ use jsonwebtoken::{
 use serde_json::Value;
 use topology::Moment;
 
-use crate::{Credential, Denied, Device, document::NAME_BYTES_MAX, ring_provider};
+use crate::{Credential, Denied, Device, document::NAME_BYTES_MAX, ring_provider, texts};
 
 /// Longest set of keys that is read, in bytes. Large providers publish ten keys in 10 kB.
 pub const SET_BYTES_MAX: usize = 1 << 20;
@@ -26,6 +26,28 @@ const KEYS_MAX: usize = 100;
 /// Longest token, in bytes: request heads end at 16 KiB anyway.
 const TOKEN_BYTES_MAX: usize = 8 << 10;
 
+/// The kind of tokens that count, as `typ` in their header says it (RFC 8725 §3.11): a token that was made for something else, such as a
+/// logout, must not pass for one. "JWT" or no `typ` at all says nothing, and counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Tokens with which a client uses a service: `at+jwt` too (RFC 9068).
+    Access,
+    /// Tokens that tell a client who signed in. They have no type of their own (OpenID Connect Core 1.0).
+    Id,
+}
+
+impl Kind {
+    fn has(self, typ: Option<&str>) -> bool {
+        let typ = typ.unwrap_or("JWT").to_ascii_lowercase();
+        // RFC 7515 §4.1.9: the prefix may be left out.
+        match typ.strip_prefix("application/").unwrap_or(&typ) {
+            "jwt" => true,
+            "at+jwt" => self == Self::Access,
+            _ => false,
+        }
+    }
+}
+
 /// The issuer of tokens, and what its tokens have to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
@@ -33,6 +55,8 @@ pub struct Issuer {
     pub issuer: String,
     /// `aud` names one of these.
     pub audience: Vec<String>,
+    /// The kind of its tokens.
+    pub kind: Kind,
     /// The claim that names the tenant.
     pub tenant_claim: String,
     /// The clocks of issuer and edge may differ by this.
@@ -58,13 +82,13 @@ struct Known {
 #[derive(Debug, thiserror::Error)]
 pub enum BadSet {
     /// The text is too long.
-    #[error("it has {0} bytes, and a set of keys at most {SET_BYTES_MAX}")]
+    #[error("{}", texts::set_too_long(*.0, SET_BYTES_MAX))]
     TooLong(usize),
     /// The text is no set.
-    #[error("it is no JSON Web Key Set (RFC 7517): {0}")]
+    #[error("{}", texts::not_a_set(.0))]
     Malformed(#[from] serde_json::Error),
     /// No key is usable.
-    #[error("none of its {0} keys is for signatures by ES256, ES384, EdDSA or RS256 to RS512")]
+    #[error("{}", texts::no_key_for_signatures(*.0))]
     NoKey(usize),
 }
 
@@ -110,7 +134,7 @@ impl Tokens {
             return Err(Denied::BadToken);
         }
         let header = decode_header(token).map_err(|_| Denied::BadToken)?;
-        if !ring_provider::ALGORITHMS.contains(&header.alg) {
+        if !ring_provider::ALGORITHMS.contains(&header.alg) || !self.issuer.kind.has(header.typ.as_deref()) {
             return Err(Denied::BadToken);
         }
         let known = match &header.kid {
@@ -215,6 +239,7 @@ mod tests {
         let issuer = Issuer {
             issuer: "https://id.example".to_owned(),
             audience: vec!["voice".to_owned()],
+            kind: Kind::Access,
             tenant_claim: "org".to_owned(),
             leeway: Duration::from_secs(30),
         };
@@ -272,6 +297,36 @@ mod tests {
         bare.as_object_mut().unwrap().remove("aud");
         let token = provider.sign(&json!({ "alg": "ES256", "kid": "p" }), &bare);
         assert_eq!(known.recognise(&token, NOW), Err(Denied::WrongAudience));
+    }
+
+    #[test]
+    fn a_token_for_something_else_is_none() {
+        let provider = Provider::new();
+        let access = tokens(&provider);
+        let id = Issuer {
+            kind: Kind::Id,
+            ..access.issuer.clone()
+        };
+        let id = Tokens::parse(id, &provider.set().to_string()).unwrap();
+        for (typ, is_access, is_id) in [
+            ("JWT", true, true),
+            ("jwt", true, true),
+            ("application/JWT", true, true),
+            ("at+jwt", true, false),
+            ("application/at+jwt", true, false),
+            ("logout+jwt", false, false),
+            ("dpop+jwt", false, false),
+            ("secevent+jwt", false, false),
+            ("JOSE", false, false),
+            ("", false, false),
+        ] {
+            let token = provider.sign(&json!({ "alg": "ES256", "kid": "p", "typ": typ }), &claims());
+            assert_eq!(access.claims(&token, NOW).is_ok(), is_access, "access: {typ}");
+            assert_eq!(id.claims(&token, NOW).is_ok(), is_id, "id: {typ}");
+            if !is_access {
+                assert_eq!(access.claims(&token, NOW), Err(Denied::BadToken), "{typ}");
+            }
+        }
     }
 
     #[test]

@@ -55,10 +55,10 @@ pub struct Config {
     /// The deadlines.
     #[serde(default)]
     pub timeouts: Timeouts,
-    /// How the edge stops.
+    /// The order and the limits of a stop.
     #[serde(default)]
     pub drain: Drain,
-    /// How sessions survive the loss of their region.
+    /// The survival of sessions that lose their region.
     #[serde(default)]
     pub continuity: Continuity,
     /// Retries of requests.
@@ -162,7 +162,7 @@ impl Default for Hedge {
     }
 }
 
-/// How sessions survive the loss of their region.
+/// The survival of sessions that lose their region.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Continuity {
@@ -305,7 +305,7 @@ pub struct Timeouts {
     pub resume: Span,
 }
 
-/// How the edge stops.
+/// The order and the limits of a stop.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Drain {

@@ -161,7 +161,7 @@ fn of_status(status: u16, says_full: bool) -> Fault {
 
 #[cfg(test)]
 mod tests {
-    use identity::Doubt;
+    use identity::TrustError;
     use rustix::io::Errno;
 
     use super::*;
@@ -188,7 +188,7 @@ mod tests {
             edge_is_late: true,
             ..facts
         };
-        let doubt = |doubt: Doubt| Facts::io(&io::Error::other(doubt));
+        let trust_error = |trust_error: TrustError| Facts::io(&io::Error::other(trust_error));
         let remote = Event::Io(Cause::Remote);
         for (facts, fault) in [
             // The edge is out of a resource.
@@ -202,10 +202,13 @@ mod tests {
             (errno(Errno::NETDOWN), Edge),
             (of(Event::Io(Cause::NoRoute), Reads), Edge),
             (of(Event::Io(Cause::NoRoute), Blocked), Edge),
-            (doubt(Doubt::Refused("CertificateExpired".to_owned())), Edge),
-            (doubt(Doubt::Refused("UnknownCA".to_owned())).with(Blocked), Edge),
-            (doubt(Doubt::Unproven("expired".to_owned())), Nobody),
-            (doubt(Doubt::Withdrawn).with(Blocked), Nobody),
+            (trust_error(TrustError::Refused("CertificateExpired".to_owned())), Edge),
+            (
+                trust_error(TrustError::Refused("UnknownCA".to_owned())).with(Blocked),
+                Edge,
+            ),
+            (trust_error(TrustError::Unproven("expired".to_owned())), Nobody),
+            (trust_error(TrustError::Withdrawn).with(Blocked), Nobody),
             (late(Facts::timed_out(true)), Edge),
             (of(Event::Outrun { is_silent: false }, Reads), Nobody),
             (of(Event::Outrun { is_silent: true }, Reads), Region),

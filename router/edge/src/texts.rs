@@ -1,5 +1,5 @@
 //! The sentences of the edge that people read: refusals for the developers of devices, and warnings of the log for operators.
-//! The texts about configuration stand beside its keys; [`auth::Denied`] has those about credentials.
+//! The texts about configuration stand beside its keys; those about credentials are in the table of the crate `auth`.
 //!
 //! A refusal says what is wrong and what the device does next. A warning says what is wrong, what the edge does about it, and
 //! what to check or type.
@@ -221,6 +221,7 @@ mod tests {
             assert!(!wrong.is_empty() && !remedy.is_empty(), "says no remedy: {text}");
             check(text);
         }
+        assert!(not_found("/").ends_with(PATHS));
     }
 
     #[test]

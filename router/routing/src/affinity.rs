@@ -10,6 +10,8 @@ use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
 use topology::{Moment, RegionId};
 
+use crate::texts;
+
 /// Shortest key, in bytes: the output length of the hash (RFC 2104 §3).
 pub const KEY_BYTES_MIN: usize = 32;
 /// Length of the holder's hash in a token, in bytes: too long for anybody to find another holder with the same hash.
@@ -57,16 +59,16 @@ pub enum Proof {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AffinityError {
     /// The key is short enough to guess.
-    #[error("an affinity key needs at least {KEY_BYTES_MIN} bytes; make one with `openssl rand -hex 32`")]
+    #[error("{}", texts::key_too_short(KEY_BYTES_MIN))]
     ShortKey,
     /// The text does not have the form of a token.
-    #[error("not an affinity token")]
+    #[error("{}", texts::NOT_AFFINITY)]
     Malformed,
     /// The token is not signed with this key.
-    #[error("the affinity token is not signed with this key")]
+    #[error("{}", texts::AFFINITY_FORGED)]
     Forged,
     /// The token is too old, or its time lies in the future.
-    #[error("the affinity token is out of date")]
+    #[error("{}", texts::AFFINITY_OLD)]
     OutOfDate,
 }
 

@@ -18,7 +18,7 @@ use std::{
 use parking_lot::{Mutex, MutexGuard};
 use wire::{Checkpoint, Resume};
 
-use crate::admit::network;
+use crate::{admit::network, texts};
 
 /// Most stacks that may accept a session and lose it before one of them makes progress with it. Three in a row are not
 /// bad luck: the session itself kills them.
@@ -162,10 +162,10 @@ impl Drop for Share {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RegionError {
     /// An event came before any checkpoint.
-    #[error("an event came before any checkpoint")]
+    #[error("{}", texts::EVENT_FIRST)]
     Event,
     /// A checkpoint includes messages that were never sent.
-    #[error("a checkpoint stands for messages that were never sent")]
+    #[error("{}", texts::CHECKPOINT_OF_FUTURE)]
     Future,
 }
 

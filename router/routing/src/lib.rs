@@ -19,6 +19,7 @@ pub mod retry;
 pub mod session;
 pub mod stack;
 pub mod table;
+mod texts;
 pub mod upstream;
 pub mod user;
 

@@ -16,6 +16,7 @@ use crate::{
     affinity::{Key, SKEW_MAX},
     pick::hash,
     table::Table,
+    texts,
 };
 
 /// The beginning of every session name, as in the OpenAI API.
@@ -34,13 +35,13 @@ pub const TOKEN_BYTES_MAX: usize =
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// The text is the bare id of a session, as stacks give it without an edge.
-    #[error("not a session token")]
+    #[error("{}", texts::NOT_SESSION)]
     Bare,
     /// The token is not signed with this key.
-    #[error("the session token is not signed with this key")]
+    #[error("{}", texts::SESSION_FORGED)]
     Forged,
     /// The token is too old, or its time lies in the future.
-    #[error("the session token is out of date")]
+    #[error("{}", texts::SESSION_OLD)]
     OutOfDate,
 }
 

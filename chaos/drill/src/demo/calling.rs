@@ -12,6 +12,7 @@ use crate::{
     fleet::TURN_DEADLINE,
     recordings,
     report::CallLine,
+    texts,
 };
 
 /// Recorded calls at a time, because two cores also run everything else.
@@ -39,7 +40,7 @@ pub(super) async fn place_recorded_calls(
             next += 1;
         }
         let Some(joined) = placed.join_next().await else { break };
-        let (index, line) = joined.context("a caller panicked")?;
+        let (index, line) = joined.context(texts::CALLER_PANICKED)?;
         lines[index] = Some(line?);
     }
     Ok(lines.into_iter().flatten().collect())

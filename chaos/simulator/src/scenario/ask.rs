@@ -5,6 +5,7 @@ use std::time::Duration;
 use topology::{EdgeId, IdError, IntentKind, RegionId, Rule};
 
 use super::words::{span, text};
+use crate::texts;
 
 /// The request of an operator.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +40,7 @@ pub(super) fn parse_ask(words: &[&str]) -> Result<Ask, String> {
         }
         None => (words, "as the scenario says".to_owned()),
     };
-    let unknown = || format!("\"{}\" is nothing that can happen", words.join(" "));
+    let unknown = || texts::not_an_event(&words.join(" "));
     let [who, asked @ ..] = words else {
         return Err(unknown());
     };
@@ -60,7 +61,7 @@ pub(super) fn parse_ask(words: &[&str]) -> Result<Ask, String> {
         }
         ["switches", "over", name, how @ ..] => {
             let (promote, None) = parse_how(how).ok_or_else(unknown)?? else {
-                return Err("a switchover loses no data".to_owned());
+                return Err(texts::switchover_loses_nothing());
             };
             IntentKind::Switchover {
                 region: region(name)?,
@@ -69,7 +70,7 @@ pub(super) fn parse_ask(words: &[&str]) -> Result<Ask, String> {
         }
         ["restores", name, how @ ..] => {
             let (false, accept_loss) = parse_how(how).ok_or_else(unknown)?? else {
-                return Err("a region that returns writes its own data again by itself".to_owned());
+                return Err(texts::return_promotes_nobody());
             };
             IntentKind::Restore {
                 region: region(name)?,
@@ -93,7 +94,7 @@ pub(super) fn parse_ask(words: &[&str]) -> Result<Ask, String> {
         ["unfreezes"] => IntentKind::Unfreeze,
         ["overrides", rule, "for", time] => {
             life = Some(span(time)?);
-            let rule = Rule::named(rule).ok_or_else(|| format!("there is no rule {rule} to override"))?;
+            let rule = Rule::named(rule).ok_or_else(|| texts::unknown("rule", rule, Rule::ALL))?;
             IntentKind::Override { rule }
         }
         ["acks", name] => IntentKind::Ack { region: region(name)? },

@@ -8,7 +8,10 @@ use super::{
     ask::{Ask, parse_ask},
     words::{millis, number, span, text},
 };
-use crate::subjects::{control_plane, nodes, vantages};
+use crate::{
+    subjects::{control_plane, nodes, vantages},
+    texts,
+};
 
 /// A fault, its end, or a request of an operator.
 #[derive(Debug, Clone, PartialEq)]
@@ -98,13 +101,15 @@ pub(super) fn parse_event(words: &[&str]) -> Result<Event, String> {
         [name, "dies"] => Event::Dies(region(name)?),
         ["stack", stack, "of", name, "dies"] => Event::StackDies(region(name)?, number(stack)? as usize),
         ["stack", stack, "of", name, component, "fails", percent, "%"] => {
-            let component = Component::parse(component).ok_or_else(|| format!("\"{component}\" is no component"))?;
+            let component =
+                Component::parse(component).ok_or_else(|| texts::unknown("component", component, Component::ALL))?;
             Event::StackFails(region(name)?, number(stack)? as usize, component, number(percent)?)
         }
         ["stack", stack, "of", name, "recovers"] => Event::StackRecovers(region(name)?, number(stack)? as usize),
         [name, "is", "unreachable", "from", node] => Event::Unreachable(region(name)?, vantage(node)?),
         [name, component, "fails", percent, "%"] => {
-            let component = Component::parse(component).ok_or_else(|| format!("\"{component}\" is no component"))?;
+            let component =
+                Component::parse(component).ok_or_else(|| texts::unknown("component", component, Component::ALL))?;
             Event::Fails(region(name)?, component, number(percent)?)
         }
         [name, "asr", "takes", ms, "ms"] => {
@@ -160,15 +165,21 @@ impl Event {
     pub(super) fn check(&self, topology: &Topology, policy: &Policy) -> Result<(), String> {
         let region = |id: &RegionId| {
             let known = topology.regions.contains_key(id);
-            known.then_some(()).ok_or_else(|| format!("there is no region {id}"))
+            known
+                .then_some(())
+                .ok_or_else(|| texts::unknown("region", id, topology.regions.keys()))
         };
         let node = |id: &NodeId| {
             let known = nodes(topology).any(|node| node == *id);
-            known.then_some(()).ok_or_else(|| format!("there is no node {id}"))
+            known
+                .then_some(())
+                .ok_or_else(|| texts::unknown("node", id, nodes(topology)))
         };
         let vantage = |id: &NodeId| {
             let known = vantages(topology).any(|node| node == *id);
-            known.then_some(()).ok_or_else(|| format!("there is no vantage {id}"))
+            known
+                .then_some(())
+                .ok_or_else(|| texts::unknown("vantage", id, vantages(topology)))
         };
         match self {
             Self::Dies(id) | Self::Fails(id, ..) | Self::AsrTakes(id, _) | Self::Recovers(id) | Self::Flaps(id, ..) => {
@@ -180,20 +191,26 @@ impl Event {
                 let known = (1..=stacks).contains(stack);
                 known
                     .then_some(())
-                    .ok_or_else(|| format!("{id} has {stacks} stacks, and no stack {stack}"))
+                    .ok_or_else(|| texts::unknown_stack(id, stacks, *stack))
             }
             Self::Unreachable(id, by) | Self::Lies(by, id) => region(id).and(vantage(by)),
             Self::Silent(by) | Self::Speaks(by) | Self::Honest(by) | Self::ClockJumps(by, _) => vantage(by),
             Self::Lags(id, class, _) | Self::Unmeasured(id, class) => {
                 let known = |class: &String| policy.data.iter().any(|it| it.class == *class);
                 match class {
-                    Some(class) if !known(class) => Err(format!("there is no data class {class}")),
+                    Some(class) if !known(class) => Err(texts::unknown(
+                        "data class",
+                        class,
+                        policy.data.iter().map(|it| &it.class),
+                    )),
                     _ => region(id),
                 }
             }
             Self::EdgeDies(id) | Self::EdgeUnreachable(id) | Self::EdgeRecovers(id) => {
                 let known = topology.edges.contains_key(id);
-                known.then_some(()).ok_or_else(|| format!("there is no edge {id}"))
+                known
+                    .then_some(())
+                    .ok_or_else(|| texts::unknown("edge", id, topology.edges.keys()))
             }
             Self::RefusesNext(id)
             | Self::RefusesAll(id)

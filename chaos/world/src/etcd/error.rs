@@ -2,11 +2,13 @@
 
 use std::{path::PathBuf, process::ExitStatus, time::Duration};
 
+use crate::texts;
+
 /// Errors of starting or changing a cluster.
 #[derive(Debug, thiserror::Error)]
 pub enum EtcdError {
     /// A program is not installed.
-    #[error("cannot find the program \"{program}\"; install {package}")]
+    #[error("{}", texts::no_etcd_program(program, package))]
     NoProgram {
         /// The program's name.
         program: &'static str,
@@ -17,7 +19,7 @@ pub enum EtcdError {
     #[error(transparent)]
     Authority(#[from] crate::authority::AuthorityError),
     /// A system call failed.
-    #[error("cannot {action}")]
+    #[error("{}", texts::cannot_in_etcd(action))]
     System {
         /// The action that failed, as in "start etcd".
         action: String,
@@ -26,7 +28,7 @@ pub enum EtcdError {
         source: std::io::Error,
     },
     /// A member ended before it was healthy.
-    #[error("{name} ended before it was healthy ({status}); log {}:\n{last_words}", log.display())]
+    #[error("{}", texts::ended_before_ready(name, status, log, last_words))]
     Died {
         /// The member's name.
         name: String,
@@ -38,7 +40,7 @@ pub enum EtcdError {
         last_words: String,
     },
     /// A member missed its deadline for becoming healthy.
-    #[error("{name} was not healthy after {:.0} s; log {}:\n{last_words}", waited.as_secs_f64(), log.display())]
+    #[error("{}", texts::not_ready(name, *waited, "it does not say that it is healthy", log, last_words))]
     NotHealthy {
         /// The member's name.
         name: String,
@@ -50,16 +52,13 @@ pub enum EtcdError {
         last_words: String,
     },
     /// The member does not run.
-    #[error("{0} is not running; restart it first")]
+    #[error("{}", texts::process_not_running(.0))]
     NotRunning(String),
     /// The member already runs.
-    #[error("{0} was started already; kill it first")]
+    #[error("{}", texts::member_runs(.0))]
     Running(String),
     /// The member runs, but etcd takes no writes until more members run.
-    #[error(
-        "{name} runs and takes no writes yet: {} of the {members} members must run (now {running}); restart another one",
-        majority(*members)
-    )]
+    #[error("{}", texts::no_quorum(name, majority(*members), *members, *running))]
     NoQuorum {
         /// The member's name.
         name: String,

@@ -2,7 +2,9 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use crate::{ProcessError, authority::AuthorityError, etcd::EtcdError, layout::NoAddresses, record::RecordError};
+use crate::{
+    ProcessError, authority::AuthorityError, etcd::EtcdError, layout::NoAddresses, record::RecordError, texts,
+};
 
 /// Errors of starting a world.
 #[derive(Debug, thiserror::Error)]
@@ -11,7 +13,7 @@ pub enum StartError {
     #[error(transparent)]
     Record(#[from] RecordError),
     /// The state folder cannot be prepared.
-    #[error("cannot prepare {}", path.display())]
+    #[error("{}", texts::cannot_prepare(path))]
     Io {
         /// The folder's path.
         path: PathBuf,
@@ -20,18 +22,16 @@ pub enum StartError {
         source: std::io::Error,
     },
     /// The certificates of its processes cannot be made or used.
-    #[error("the world has no certificates: {0}")]
+    #[error("{}", texts::no_certificates(.0))]
     Authority(String),
     /// The speech models are missing.
-    #[error("there are no speech models in {}; give their folder with --models-dir", models_dir.display())]
+    #[error("{}", texts::no_models(models_dir))]
     NoModels {
         /// The folder that was looked at.
         models_dir: PathBuf,
     },
     /// etcd's programs are not installed.
-    #[error(
-        "--store etcd needs {program}, which is not installed: sudo apt-get install {package}, or leave out --store etcd"
-    )]
+    #[error("{}", texts::etcd_not_installed(program, package))]
     NotInstalled {
         /// The program that is missing.
         program: &'static str,
@@ -48,7 +48,7 @@ pub enum StartError {
     #[error(transparent)]
     Process(#[from] ProcessError),
     /// All processes run, but the control plane does not report every region healthy and every node up to date.
-    #[error("the world was not healthy after {:.0} s: {missing}; the logs are in {}", waited.as_secs_f64(), state_dir.display())]
+    #[error("{}", texts::world_not_healthy(*waited, missing, state_dir))]
     NotHealthy {
         /// Time since the wait began.
         waited: Duration,

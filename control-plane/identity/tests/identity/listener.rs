@@ -2,7 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use identity::{Event, Identity, Mode, Reload, ca::Credential};
+use identity::{
+    Event, Identity, Mode, Peer, Reload,
+    ca::Credential,
+    join::{self, RootHash},
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -284,4 +288,37 @@ async fn silent_connections_of_one_address_keep_no_other_out() {
     assert!(line(&mut tls).await.contains("edge-dub"));
     assert!(began.elapsed() < Duration::from_millis(4_500), "{:?}", began.elapsed());
     assert!(listener.events().contains(&Event::Refused("too-many")));
+}
+
+/// Anybody may begin such a handshake, so it reads no file.
+#[tokio::test]
+async fn a_newcomer_sees_the_certificate_in_use_whatever_lies_in_the_files() {
+    let ca = Ca::new();
+    let server = Place::new(&ca.leaf("control-plane/cp-1"), &[&ca.root]);
+    let identity = server.identity();
+    let root = RootHash::of_only(&ca.root.certificate).unwrap();
+    let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = tcp.local_addr().unwrap();
+    let stop = CancellationToken::new();
+    let (_others, _newcomers) =
+        identity::listen_with_joining(tcp, (identity.clone(), Mode::Required), stop.clone(), |_| {});
+    let shown = async || {
+        let tcp = TcpStream::connect(address).await.unwrap();
+        let tls = soon(join::connect(tcp, root)).await.unwrap();
+        let chain = tls.get_ref().1.peer_certificates().unwrap();
+        Peer::of(&chain[0]).unwrap().serial
+    };
+    let first = identity.own().serial;
+    assert_eq!(shown().await, first);
+    for file in [&server.files.certificate, &server.files.key, &server.files.trust] {
+        std::fs::rename(file, file.with_extension("away")).unwrap();
+        assert_eq!(shown().await, first, "{}", file.display());
+        std::fs::rename(file.with_extension("away"), file).unwrap();
+    }
+    server.files.write(&ca.leaf("control-plane/cp-1")).unwrap();
+    assert_eq!(identity.reload(), Reload::Taken);
+    let second = identity.own().serial;
+    assert!(second != first);
+    assert_eq!(shown().await, second);
+    stop.cancel();
 }

@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use identity::{Door, Doubt, Identity, Mode, Reload, Speaks};
+use identity::{Acceptor, Identity, Mode, Reload, Speaks, TrustError};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -15,12 +15,12 @@ use crate::support::{Ca, Place, line, soon};
 async fn stack(identity: Arc<Identity>) -> SocketAddr {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let door = Arc::new(Door::new(Some((identity, Mode::Required)), |_| {}));
+    let acceptor = Arc::new(Acceptor::new(Some((identity, Mode::Required)), |_| {}));
     tokio::spawn(async move {
         while let Ok((tcp, source)) = tcp.accept().await {
-            let door = door.clone();
+            let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let mut link = door.admit_to_stack(tcp, source).await?;
+                let mut link = acceptor.admit_to_stack(tcp, source).await?;
                 let greeting = format!("{}\n", link.peer()?.id);
                 link.write_all(greeting.as_bytes()).await.ok()?;
                 let mut buffer = [0; 64];
@@ -65,7 +65,7 @@ async fn an_edge_resumes_its_tls_sessions_with_a_stack_while_nothing_changes() {
         "spiffe://voice.example/stack/us-east/a may not serve as a stack of us-west: its address in topology.toml leads to another \
          process; check the address, and the certificate of the stack"
     );
-    assert!(matches!(Doubt::within(&error), Some(Doubt::Other(_))));
+    assert!(matches!(TrustError::within(&error), Some(TrustError::Other(_))));
     // With another trust, at either end, both ends prove their ids again.
     own.trusts(&[&ca.root, &next.root]);
     assert_eq!(stacks.reload(), Reload::Taken);
@@ -106,9 +106,9 @@ async fn an_edge_hears_that_a_stack_refuses_its_certificate_in_place_of_an_answe
     link.write_all(&[0; 4096]).await.unwrap();
     link.flush().await.unwrap();
     let error = soon(link.read_u8()).await.unwrap_err();
-    let refused = Doubt::Refused("UnknownCA".to_owned());
+    let refused = TrustError::Refused("UnknownCA".to_owned());
     assert_eq!(
-        (Doubt::within(&error), link.doubt()),
+        (TrustError::within(&error), link.trust_error()),
         (Some(&refused), Some(&refused)),
         "{error}"
     );
@@ -135,5 +135,5 @@ async fn a_link_ends_when_the_root_of_its_peer_is_taken_away_and_not_before() {
     assert_eq!(edges.reload(), Reload::Taken);
     assert!(!link.is_ready_for(&region));
     let error = link.write_all(b"gone\n").await.unwrap_err();
-    assert_eq!(Doubt::within(&error), Some(&Doubt::Withdrawn));
+    assert_eq!(TrustError::within(&error), Some(&TrustError::Withdrawn));
 }

@@ -13,7 +13,7 @@ use tonic::{Request, Response, Status};
 use topology::{NodeId, RegionId, Snapshot, Topology};
 
 use super::guard::{self, Guard};
-use crate::texts::calls as texts;
+use crate::texts::{calls as texts, log};
 
 /// Longest request: one with an RSA key of 4,096 bits has a third of it.
 const REQUEST_BYTES_MAX: usize = 8 << 10;
@@ -128,7 +128,7 @@ impl Certificates for CertificatesService {
             Err(Unsigned::Ca(error @ CaError::Request(_))) => Err(Status::invalid_argument(texts::bad_request(error))),
             Err(error @ Unsigned::OtherRoot(..)) => Err(Status::permission_denied(error.to_string())),
             Err(error) => {
-                tracing::error!(id, %error, "cannot renew a certificate");
+                tracing::error!(id, %error, "{}", log::CANNOT_RENEW);
                 Err(Status::unavailable(texts::cannot_sign(error)))
             }
         }

@@ -349,7 +349,7 @@ impl Operator for OperatorService {
         };
         self.guard.allow(caller.as_ref(), call)?;
         let view = self.leading_view()?;
-        let (store, own) = (self.store.as_ref(), self.signer.as_deref());
+        let (store, own) = (self.store.as_ref(), self.signer.as_ref());
         let (accesses, topology) = (&self.guard.accesses, &view.input.topology);
         let made = tokens::make(store, own, accesses, topology, caller.as_ref(), request.into_inner());
         made.await.map(Response::new)

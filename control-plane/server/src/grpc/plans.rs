@@ -15,7 +15,7 @@ use super::guard::{self, Guard};
 use crate::{
     metrics::Metrics,
     nodes::{Nodes, ShownCertificate},
-    texts::calls as texts,
+    texts::{calls as texts, log},
     view::{Role, View},
 };
 
@@ -203,7 +203,7 @@ impl Follower {
         let Some(theirs) = theirs.filter(|theirs| leading && *theirs > ours && *theirs > self.asked_for) else {
             return Ok(());
         };
-        tracing::error!(node = %self.id, %theirs, %ours, "a node has a newer plan than the store; was it restored?");
+        tracing::error!(node = %self.id, %theirs, %ours, "{}", log::NODE_IS_AHEAD);
         (self.asked_for, self.is_asked) = (theirs, true);
         let question = v1::SnapshotUpdate {
             send_yours: true,
@@ -225,19 +225,19 @@ impl Follower {
                 self.metrics.refusals.inc();
                 let number = nack.number.map(PlanNumber::from).unwrap_or_default();
                 if self.nodes.refuse(&self.id, number, &nack.reason) {
-                    tracing::warn!(node = %self.id, %number, reason = %nack.reason, "a node refused a plan");
+                    tracing::warn!(node = %self.id, %number, reason = %nack.reason, "{}", log::PLAN_REFUSED);
                 }
             }
             Some(Message::Held(_)) if !std::mem::take(&mut self.is_asked) => {
-                tracing::warn!(node = %self.id, "a node sent a plan without being asked; ignored");
+                tracing::warn!(node = %self.id, "{}", log::PLAN_UNASKED);
             }
             Some(Message::Held(held)) => match Snapshot::decode(&held.document, &held.checksum) {
                 Ok(snapshot) if snapshot.plan.generation > GENERATION_LEARNT_MAX => {
-                    tracing::warn!(node = %self.id, plan = %snapshot.plan.number(), "a node sent a plan with an impossible generation; ignored");
+                    tracing::warn!(node = %self.id, plan = %snapshot.plan.number(), "{}", log::PLAN_IMPOSSIBLE);
                 }
                 Ok(snapshot) => self.nodes.claim(&self.id, snapshot.plan),
                 Err(error) => {
-                    tracing::warn!(node = %self.id, %error, "the plan that a node sent cannot be read; ignored");
+                    tracing::warn!(node = %self.id, %error, "{}", log::PLAN_UNREADABLE);
                 }
             },
             Some(Message::Hello(_)) | None => {

@@ -1,12 +1,16 @@
 //! Makes tokens with which new processes join; `joining` takes them.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use api::v1;
-use identity::{Caller, Identity, Role, join::Token};
+use identity::{
+    Caller, Identity, Role,
+    join::Token,
+    signature::{self, Signature},
+};
 use planning::audit::AccessKind;
 use tonic::Status;
-use topology::Topology;
+use topology::{Moment, Topology};
 
 use super::{
     certificates::is_known,
@@ -25,10 +29,10 @@ const LIFE_DEFAULT: Duration = Duration::from_secs(15 * 60);
 const LIFE_MIN: Duration = Duration::from_secs(60);
 const LIFE_MAX: Duration = Duration::from_secs(3_600);
 
-/// Makes a token for an admin, keeps its hash in the store, and tells the audit log of it.
+/// Makes a token for an admin, keeps its hash in the store with the signature of this control plane, and tells the audit log of it.
 pub(super) async fn make(
     store: &dyn Store,
-    own: Option<&Identity>,
+    own: Option<&Arc<Identity>>,
     accesses: &Accesses,
     topology: &Topology,
     caller: Option<&Caller>,
@@ -65,11 +69,9 @@ pub(super) async fn make(
     let (peer, own) = by.ok_or_else(|| Status::permission_denied(texts::maker_proves_nothing()))?;
     let token = Token::new(role.clone(), own).ok_or_else(|| Status::unavailable(texts::own_root_unknown()))?;
     let now = daemon::clock::now();
-    let kept = JoinToken {
-        role: role.to_string(),
-        until: now + life,
-        by: peer.id.to_string(),
-    };
+    // The signature is worth as much as its certificate, and as long.
+    let until = (now + life).min(own.own().until);
+    let kept = vouched(own.clone(), &token.hash(), (&role, until), &peer.id.to_string()).await?;
     let text = texts::token_made(&role, kept.until, &reason);
     let made = accesses.once(AccessKind::TokenMade, caller, &text);
     let is_kept = records::keep_join_token(store, &token.hash(), &kept, (accesses.key(&made), &made), now).await;
@@ -85,4 +87,27 @@ pub(super) async fn make(
         Err(error @ RecordError::Unreadable { .. }) => Err(Status::data_loss(error.to_string())),
         Err(RecordError::Store(error)) => Err(Status::unavailable(error.to_string())),
     }
+}
+
+/// The record of a token, signed by this control plane.
+async fn vouched(
+    own: Arc<Identity>,
+    hash: &str,
+    (role, until): (&Role, Moment),
+    by: &str,
+) -> Result<JoinToken, Status> {
+    let statement = records::join_statement(hash, &role.to_string(), until, by);
+    let signing = tokio::task::spawn_blocking(move || signature::sign(own.files(), &statement));
+    let signed = signing
+        .await
+        .map_err(|_| Status::internal(texts::broke_off("signing")))?;
+    let Signature { certificate, bytes } = signed.map_err(|error| Status::unavailable(texts::token_unsigned(error)))?;
+    Ok(JoinToken {
+        role: role.to_string(),
+        until,
+        by: by.to_owned(),
+        certificate,
+        signature: hex::encode(bytes),
+        used: None,
+    })
 }

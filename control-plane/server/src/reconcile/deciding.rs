@@ -14,7 +14,7 @@ use crate::{
     nodes::{Recovery, waited_for},
     records::{self, Actor, Audited, Decision, Document, Known},
     store::{Leadership, StoreError, Transaction},
-    texts,
+    texts::{self, log},
 };
 
 /// Plans of this term that are kept, for nodes that refuse the newest one to go back to.
@@ -170,13 +170,13 @@ impl Reconciler {
             Ok(Audited::Unreadable(why)) => {
                 // Logged once: each decision checks again.
                 if was_unproven.is_none() {
-                    tracing::error!(%number, %why, "nodes hold a newer plan, and the audit log cannot be read to confirm it");
+                    tracing::error!(%number, %why, "{}", log::NEWER_PLAN_UNCONFIRMED);
                 }
                 self.unproven = Some(texts::plan_unconfirmed(number, ours, why));
                 Ok(Ok(None))
             }
             Ok(Audited::Contradicted) => {
-                tracing::error!(%number, "nodes hold a plan that the audit log contradicts; it is not taken over");
+                tracing::error!(%number, "{}", log::NEWER_PLAN_CONTRADICTED);
                 self.nodes.refute(&plan);
                 Ok(Ok(None))
             }

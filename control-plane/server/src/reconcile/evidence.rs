@@ -13,6 +13,7 @@ use crate::{
     metrics::{Metrics, RegionHealth, Vantage},
     nodes::Nodes,
     sightings::Sightings,
+    texts::log,
 };
 
 /// Everything that vantages and nodes let this replica see.
@@ -51,7 +52,7 @@ impl Evidence {
     pub(super) fn judge_if_due(&mut self, input: &Input, now: Moment) -> Option<(Tick, BTreeMap<RegionId, Verdict>)> {
         let (watch, policy) = (self.watch(input, now), &input.policy.health);
         if self.rounds.look(watch, policy) {
-            tracing::warn!(%now, "the clock went back; observations so far are dropped. Check the time service");
+            tracing::warn!(%now, "{}", log::CLOCK_WENT_BACK);
             self.heard.reach.forget();
             self.bounds = Bounds::default();
             self.sightings.forget_times();
@@ -104,7 +105,7 @@ impl Evidence {
             };
             let gauge = self.metrics.vantage_suspect.get_or_create(&label);
             if gauge.set(i64::from(is_suspect)) == 0 && is_suspect {
-                tracing::warn!(%vantage, "this vantage contradicts all others; its word counts only where another agrees. Check its network");
+                tracing::warn!(%vantage, "{}", log::VANTAGE_IS_SUSPECT);
             }
         }
     }
@@ -145,7 +146,7 @@ impl Evidence {
         let taken = self.take_report(input, report, ahead_ms, daemon::clock::now());
         if let Err(unwanted) = &taken {
             self.metrics.reports_unwanted.inc();
-            tracing::warn!(%unwanted, "a report does not count");
+            tracing::warn!(%unwanted, "{}", log::REPORT_UNWANTED);
         }
         // Sending fails if the vantage disconnected, which is fine.
         let _ = reply.map(|reply| reply.send(taken.err()));
@@ -223,7 +224,7 @@ impl Evidence {
     /// Notes the difference between a vantage's clock and this one. Decisions tolerate it; operators must repair it.
     fn compare_clocks(&mut self, vantage: &NodeId, ahead_ms: i64) {
         if self.clocks.note(vantage, ahead_ms) {
-            tracing::warn!(%vantage, ahead_ms, "the clocks of this vantage and of this control plane are too far apart. Check the time service of both");
+            tracing::warn!(%vantage, ahead_ms, "{}", log::CLOCKS_APART);
         }
         let label = Vantage {
             vantage: vantage.to_string(),

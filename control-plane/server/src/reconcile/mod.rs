@@ -41,6 +41,7 @@ use self::{
 use crate::{
     records::{self, RecordError, Stored},
     store::{Leadership, Listing, Store, StoreError},
+    texts::log,
     view::{Leader, Role, Unwritten},
 };
 
@@ -94,11 +95,8 @@ impl Reconciler {
             }
             match ended {
                 Ended::Stopped => return Ok(()),
-                Ended::Lost => tracing::warn!(epoch = lead.epoch(), "the leadership was lost; following"),
-                Ended::Unreadable => tracing::error!(
-                    epoch = lead.epoch(),
-                    "resigned: this version cannot read the documents in the store; another control plane may be able to"
-                ),
+                Ended::Lost => tracing::warn!(epoch = lead.epoch(), "{}", log::LEADERSHIP_LOST),
+                Ended::Unreadable => tracing::error!(epoch = lead.epoch(), "{}", log::RESIGNED),
             }
         }
     }
@@ -130,7 +128,7 @@ impl Reconciler {
                 unreadable.send_if_modified(|unreadable| unreadable.take().is_some());
                 match store.campaign(&candidate).await {
                     Ok(lead) => return lead,
-                    Err(error) => tracing::warn!(%error, "cannot stand for election; trying again"),
+                    Err(error) => tracing::warn!(%error, "{}", log::CANNOT_STAND),
                 }
                 sleep(STORE_RETRY).await;
             }
@@ -181,7 +179,7 @@ impl Reconciler {
             }
             Ok(None) => {}
             // The view shows this error too, because the campaign finds it as well.
-            Err(error) => tracing::error!(%error, "the documents in the store cannot be read; nodes keep their plan"),
+            Err(error) => tracing::error!(%error, "{}", log::DOCUMENTS_UNREADABLE),
         }
     }
 
@@ -284,7 +282,7 @@ impl Reconciler {
     /// read, or when the leadership is lost.
     async fn recover_from(&mut self, term: &mut Term<'_>, error: &StoreError) -> Result<(), Ended> {
         if is_fenced_off(term.lead, error) {
-            tracing::warn!(%error, "another control plane leads; following");
+            tracing::warn!(%error, "{}", log::ANOTHER_LEADS);
             return Err(Ended::Lost);
         }
         if matches!(

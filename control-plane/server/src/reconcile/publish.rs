@@ -6,7 +6,7 @@ use planning::Input;
 use tokio::sync::watch;
 use topology::{PlanNumber, Snapshot, snapshot::SNAPSHOT_SCHEMA};
 
-use crate::{metrics::Metrics, nodes::Nodes, view::View};
+use crate::{metrics::Metrics, nodes::Nodes, texts::log, view::View};
 
 /// Publishes the plan in force and the view. Readers subscribe, and always get the newest.
 pub(super) struct Publisher {
@@ -43,7 +43,7 @@ impl Publisher {
             probe: policy.probe.clone(),
         };
         if let Err(error) = snapshot.validate() {
-            tracing::error!(%error, "the plan in force is not valid for the documents in force; nodes keep theirs");
+            tracing::error!(%error, "{}", log::PLAN_INVALID);
             return None;
         }
         let number = snapshot.plan.number();

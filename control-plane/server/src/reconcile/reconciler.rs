@@ -17,7 +17,7 @@ use crate::{
     pace::Pace,
     records::{self, AuditHead, Document, DocumentKind, Documents, Known, RecordError, Revisions, Shelf, State},
     store::{self, Candidate, Listing, Store, StoreError},
-    texts,
+    texts::{self, log},
     view::{Role, View},
 };
 
@@ -154,7 +154,7 @@ impl Reconciler {
         } = state;
         if self.outdated != outdated {
             for (kind, problem) in &outdated {
-                tracing::warn!(kind = kind.as_str(), %problem, "the document in force was taken by an older version");
+                tracing::warn!(kind = kind.as_str(), %problem, "{}", log::DOCUMENT_OUTDATED);
             }
             self.outdated = outdated;
         }

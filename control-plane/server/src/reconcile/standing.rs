@@ -4,6 +4,7 @@ use topology::{Moment, Reason};
 
 use crate::{
     store::StoreError,
+    texts::log,
     view::{Leader, Progress, Role, Unwritten},
 };
 
@@ -42,7 +43,7 @@ impl Standing {
         let known = self.progress.unwritten.as_ref();
         let is_news = known.is_none_or(|known| std::mem::discriminant(&known.error) != std::mem::discriminant(&error));
         if is_news {
-            tracing::error!(%error, "decisions cannot be written; nodes keep the plan they have");
+            tracing::error!(%error, "{}", log::CANNOT_WRITE);
         } else {
             tracing::debug!(%error, "decisions still cannot be written");
         }

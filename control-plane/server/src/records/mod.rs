@@ -17,7 +17,9 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use topology::{Moment, Plan, Policy, Problem, Problems, Topology};
 
 pub use access::{ACCESS, Waiting, access_key, access_transaction, waiting_access};
-pub use joins::{JOINS, JOINS_MAX, JoinToken, KeptToken, join_key, join_token, keep_join_token, use_join_token};
+pub use joins::{
+    JOINS, JOINS_MAX, JoinToken, KeptToken, Used, join_key, join_statement, join_token, keep_join_token, use_join_token,
+};
 pub use shelf::Shelf;
 pub use transaction::{Actor, After, Decision, Documents, Known, reasons_to_record, transaction};
 

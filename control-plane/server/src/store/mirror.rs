@@ -28,6 +28,7 @@ use super::{
     transaction::{Entry, Listing},
     watch::{Batch, Changes, WatchEnd},
 };
+use crate::texts::log;
 
 /// Listings in a row that must be older than the copy before they are believed. One may come from a member that is
 /// behind; several mean that the store was restored.
@@ -170,7 +171,7 @@ impl Follow {
         loop {
             let Err(lost) = self.follow().await;
             let wait = self.backoff.next_wait();
-            tracing::warn!(prefix = self.prefix, %lost, ?wait, "the mirror lists again");
+            tracing::warn!(prefix = self.prefix, %lost, ?wait, "{}", log::MIRROR_LISTS);
             sleep(wait).await;
         }
     }
@@ -213,12 +214,7 @@ impl Follow {
         if self.older < OLDER_LISTINGS {
             return Err(Lost::Older { found, seen });
         }
-        tracing::error!(
-            prefix = self.prefix,
-            found,
-            seen,
-            "the store went back to an older state, as after a restore from a snapshot; following it from there"
-        );
+        tracing::error!(prefix = self.prefix, found, seen, "{}", log::STORE_WENT_BACK);
         self.mirror.0.restores.fetch_add(1, Ordering::Relaxed);
         self.older = 0;
         // Nothing in the old belief is true of the restored store.
@@ -296,12 +292,7 @@ impl Follow {
     fn diverged(&self, difference: &str) {
         self.mirror.0.divergences.fetch_add(1, Ordering::Relaxed);
         let revision = self.belief.revision;
-        tracing::error!(
-            prefix = self.prefix,
-            revision,
-            difference,
-            "the mirror differs from the store"
-        );
+        tracing::error!(prefix = self.prefix, revision, difference, "{}", log::MIRROR_DIFFERS);
     }
 }
 

@@ -126,7 +126,7 @@ pub(crate) fn stopping() -> &'static str {
 }
 
 pub(crate) fn history_late(limit: Duration) -> String {
-    format!("the store did not answer within {limit:?}")
+    format!("the store did not answer within {limit:?}; ask again")
 }
 
 #[cfg(test)]
@@ -160,6 +160,7 @@ mod tests {
             too_many_requests("ada", second),
             too_many_documents("ada", second),
             stopping().to_owned(),
+            history_late(second),
         ];
         for text in &answers {
             let helps = ["; ", ": `meridian ", ": use "].iter().any(|help| text.contains(help));

@@ -57,6 +57,50 @@ pub(crate) fn unknown_token() -> &'static str {
      `meridian cert token --role KIND/NAME --reason WHY`"
 }
 
+/// The answer to a token that another process used.
+pub(crate) fn used_token(role: &str) -> String {
+    format!(
+        "the token was used with another key; if that was none of your machines, somebody else is {role} now: take it out of the topology, \
+         and give the process another name (`meridian history` says when it joined, and from which address)"
+    )
+}
+
+pub(crate) fn used_often(times: u32) -> String {
+    format!(
+        "this process has shown the token {times} times; look why it does not take the answer (`meridian history` has each), and make another \
+         token with `meridian cert token --role KIND/NAME --reason WHY`"
+    )
+}
+
+/// The answer to a token that is in the store and was not put there by a control plane.
+pub(crate) fn unvouched_token(why: impl Display) -> String {
+    format!(
+        "no control plane vouches for the token in the store: {why}; find out who writes into the store, and make another token with \
+         `meridian cert token --role KIND/NAME --reason WHY`"
+    )
+}
+
+/// Reasons for [`unvouched_token`].
+pub(crate) fn signed_by_other(id: impl Display) -> String {
+    format!("{id} signed it")
+}
+
+pub(crate) fn not_signed_by(id: impl Display) -> String {
+    format!("it shows the certificate of {id}, whose key did not sign it")
+}
+
+pub(crate) fn signer_untrusted() -> &'static str {
+    "it shows a certificate that has ended or leads to no trusted root"
+}
+
+pub(crate) fn token_unreadable(problem: &str) -> String {
+    format!("it cannot be read ({problem})")
+}
+
+pub(crate) fn token_unsigned(why: impl Display) -> String {
+    format!("the token cannot be signed: {why}")
+}
+
 pub(crate) fn token_of_other(role: &str) -> String {
     format!("the token is for {role}; an admin makes another with `meridian cert token --role KIND/NAME --reason WHY`")
 }
@@ -71,6 +115,11 @@ pub(crate) fn no_credential() -> &'static str {
 
 pub(crate) fn no_provider() -> &'static str {
     "this control plane knows no identity provider; add [operators.oidc], or log in where the authority's key is"
+}
+
+/// A fault of the provider, which says nothing about the person.
+pub(crate) fn provider_is_away(why: impl Display) -> String {
+    format!("{why}; sign in again in a minute, or use a sealed credential (`meridian --identity DIR status`)")
 }
 
 pub(crate) fn no_issuer() -> &'static str {
@@ -120,6 +169,10 @@ pub(crate) fn joined(role: impl Display, by: &str) -> String {
     format!("{role} joined with a token of {by}")
 }
 
+pub(crate) fn joined_again(role: impl Display, by: &str) -> String {
+    format!("{role} joined again, with the same key and the same token of {by}")
+}
+
 pub(crate) fn may_not_log_in(source: &str, why: &str) -> String {
     format!("a person or program at {source} may not log in: {why}")
 }
@@ -147,6 +200,13 @@ mod tests {
             own_root_unknown().to_owned(),
             too_many_tokens(64),
             unknown_token().to_owned(),
+            used_token("edge/edge-dub"),
+            used_often(10),
+            unvouched_token(signed_by_other("spiffe://z/edge/edge-dub")),
+            unvouched_token(not_signed_by("spiffe://z/control-plane/cp-1")),
+            unvouched_token(signer_untrusted()),
+            unvouched_token(token_unreadable("no JSON")),
+            provider_is_away("the keys cannot be read"),
             token_of_other("edge/edge-dub"),
             left_the_topology("edge/edge-dub"),
             no_credential().to_owned(),
@@ -160,6 +220,29 @@ mod tests {
         for text in &refusals {
             assert!(text.contains("; "), "does not say what to do: {text}");
             assert!(!text.ends_with(['.', ';', ':']), "{text}");
+        }
+        // One of the above, or another crate's refusal, stands at the end of these.
+        let refusal = unknown_token();
+        for text in [
+            bad_role(refusal),
+            bad_request(refusal),
+            head_unsigned(refusal),
+            may_not_join("192.0.2.1", "edge/edge-dub", refusal),
+            may_not_log_in("192.0.2.1", refusal),
+        ] {
+            assert!(text.ends_with(&format!(": {refusal}")), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_of_the_audit_log_names_who_got_in_and_by_what() {
+        let noon = Moment(43_200_000);
+        for (line, by) in [
+            (token_made("edge/edge-dub", noon, "a new edge"), "a new edge"),
+            (joined("edge/edge-dub", "ada"), "a token of ada"),
+            (logged_in("ada", "the provider", noon), "the provider"),
+        ] {
+            assert!(line.contains(by) && !line.ends_with('.'), "{line}");
         }
     }
 }

@@ -1,11 +1,12 @@
 //! The sentences of the control plane itself that an operator reads, in one place, so that a reviewer reads them side by side:
-//! answers to orders and objections to documents here, refused [`calls`], [`joining`], and the [`store`] with its leader. The sentences about
+//! answers to orders and objections to documents here, refused [`calls`], [`joining`], the [`store`] with its leader, and the warnings of the [`log`]. The sentences about
 //! decisions are planning's.
 //!
 //! A sentence begins with its subject, says what the system does, and has no full stop. A refusal says what to type.
 
 pub(crate) mod calls;
 pub(crate) mod joining;
+pub(crate) mod log;
 pub(crate) mod store;
 
 use std::fmt::Display;

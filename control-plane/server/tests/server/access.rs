@@ -7,7 +7,7 @@ use identity::signature::Signature;
 use planning::audit::{self, AnyEntry};
 
 use crate::{
-    common::{self, PATIENCE, fleet::verified},
+    common::{self, DEADLINE, fleet::verified},
     identity::{Place, ZONE, lies, report, request},
 };
 
@@ -22,7 +22,7 @@ pub(crate) async fn history_with(people: &Operator, wanted: impl Fn(&v1::Decisio
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, found).await.expect("an entry")
+    tokio::time::timeout(DEADLINE, found).await.expect("an entry")
 }
 
 pub(crate) fn is(decision: &v1::Decision, code: &str, id: &str) -> bool {

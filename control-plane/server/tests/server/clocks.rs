@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::common::{ControlPlane, PATIENCE, status_of};
+use crate::common::{ControlPlane, DEADLINE, status_of};
 use api::v1::{self, observations_client::ObservationsClient};
 use tokio::{
     net::TcpListener,
@@ -55,7 +55,7 @@ async fn send(control_plane: &ControlPlane, vantage: &str, ticks: [u64; 2], ahea
     let mut receipts = client.report(ReceiverStream::new(requests)).await.unwrap().into_inner();
     let mut told = Vec::new();
     for _ in ticks {
-        let receipt = tokio::time::timeout(PATIENCE, receipts.message()).await;
+        let receipt = tokio::time::timeout(DEADLINE, receipts.message()).await;
         told.push(receipt.expect("a receipt comes").unwrap().unwrap());
     }
     told
@@ -87,7 +87,7 @@ async fn a_dead_region_is_left(ahead_ms: i64) {
     let us_east = RegionId::new("us-east").unwrap();
     let is_left = |snapshot: &topology::Snapshot| snapshot.plan.regions[&us_east].state == RegionState::Evacuated;
     let left = plans.wait_for(|plan: &Option<std::sync::Arc<topology::Snapshot>>| plan.as_deref().is_some_and(is_left));
-    let left = tokio::time::timeout(PATIENCE, left).await;
+    let left = tokio::time::timeout(DEADLINE, left).await;
     drop(
         left.unwrap_or_else(|_| panic!("us-east is never left with clocks {ahead_ms} ms ahead"))
             .unwrap(),
@@ -163,7 +163,7 @@ async fn a_control_plane_that_was_stopped_holds_that_against_no_stack() {
             }
         }
     };
-    let _unanswered = tokio::time::timeout(PATIENCE, probe).await.expect("it is probed");
+    let _unanswered = tokio::time::timeout(DEADLINE, probe).await.expect("it is probed");
     control_plane.signal("-STOP");
     // Longer than the deadline of probes, which is 2 s.
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -178,7 +178,7 @@ async fn a_control_plane_that_was_stopped_holds_that_against_no_stack() {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, is_said)
+    tokio::time::timeout(DEADLINE, is_said)
         .await
         .expect("the probe does not count");
 }

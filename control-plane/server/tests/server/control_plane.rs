@@ -3,7 +3,7 @@
 //! One file, although it is long: each story needs the same process, and most are short.
 
 use crate::common::{
-    ControlPlane, PATIENCE, act, codes,
+    ControlPlane, DEADLINE, act, codes,
     fleet::{self, PlayedNode},
     freeze, request, status_of,
 };
@@ -344,7 +344,7 @@ async fn the_plan_of_nodes_stays_in_force_when_the_store_was_lost() {
     let newer = plans.wait_for(|plan| plan.as_ref().is_some_and(|plan| plan.plan.generation == 41));
     let recovered = tokio::select! {
         () = follower.run(sender, std::future::pending()) => unreachable!("it was never stopped"),
-        plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("plan 41 comes").unwrap().clone().unwrap(),
+        plan = tokio::time::timeout(DEADLINE, newer) => plan.expect("plan 41 comes").unwrap().clone().unwrap(),
     };
     assert_eq!(
         recovered.plan.regions[&ap_south].state,
@@ -499,7 +499,7 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
     assert_eq!(codes(&history), ["already-so", "forced-failover", "genesis"]);
 
     // One question waits for three seconds at most.
-    let waiting = tokio::time::timeout(PATIENCE, async {
+    let waiting = tokio::time::timeout(DEADLINE, async {
         loop {
             match people.wait("move", std::time::Duration::from_secs(3)).await {
                 Ok(action) if action.phase == "done" => return action,

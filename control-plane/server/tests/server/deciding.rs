@@ -35,7 +35,7 @@ use topology::{
 use verdict::{EdgeProbe, Observation, ReplicationLag, Source, TickReport};
 
 /// Limit on every wait, far longer than any step of these tests takes: only a hang reaches it.
-const PATIENCE: Duration = Duration::from_secs(90);
+const DEADLINE: Duration = Duration::from_secs(90);
 
 /// An embedded store that a test replaces, or whose commits it withholds.
 struct OddStore {
@@ -174,7 +174,7 @@ impl Leader {
 
     async fn until(&self, holds: impl Fn(&View) -> bool) {
         let mut views = self.views.clone();
-        let waited = tokio::time::timeout(PATIENCE, views.wait_for(|view| holds(view)));
+        let waited = tokio::time::timeout(DEADLINE, views.wait_for(|view| holds(view)));
         drop(waited.await.expect("it comes to that").unwrap());
     }
 
@@ -196,7 +196,7 @@ impl Leader {
             reply,
         };
         self.inbox.send(request).await.unwrap();
-        tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
+        tokio::time::timeout(DEADLINE, answer).await.unwrap().unwrap()
     }
 
     /// Applies a policy in place of the one in force.
@@ -210,7 +210,7 @@ impl Leader {
             reply,
         };
         self.inbox.send(request).await.unwrap();
-        tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap()
+        tokio::time::timeout(DEADLINE, answer).await.unwrap().unwrap()
     }
 
     /// Asks until the store takes the request. The leader reads the state again after another writer changed it.
@@ -231,7 +231,7 @@ impl Leader {
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, insisting)
+        tokio::time::timeout(DEADLINE, insisting)
             .await
             .expect("it is taken in the end")
     }
@@ -584,7 +584,7 @@ async fn a_commit_that_never_ends_stops_nobody_from_looking() {
     // Dry runs are answered while the commit waits.
     let (reply, answer) = oneshot::channel();
     leader.inbox.send(Request::Rehearse(reply)).await.unwrap();
-    tokio::time::timeout(PATIENCE, answer).await.unwrap().unwrap().unwrap();
+    tokio::time::timeout(DEADLINE, answer).await.unwrap().unwrap().unwrap();
     leader.judges_another_tick().await;
 }
 

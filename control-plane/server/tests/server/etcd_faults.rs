@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::etcd_support::{
-    PATIENCE, answering_late, candidate, cluster, cluster_with, eventually, put, soon, store, write_once,
+    DEADLINE, answering_late, candidate, cluster, cluster_with, eventually, put, soon, store, write_once,
 };
 use etcd_client::{AlarmAction, AlarmType, Client};
 use server::store::{Etcd, Listing, Mirror, Outcome, Store, StoreError, Transaction, WatchEnd, mirror};
@@ -189,7 +189,7 @@ async fn a_mirror_leaves_a_member_that_went_silent() {
     let revision = write_once(&others, "/m/news", "1").await;
     until_mirrored(&mirror, "the news", |listing| listing.entries.contains_key("/m/news")).await;
     assert_ne!(watcher.endpoint(), hangs_on);
-    assert!(mirror.staleness().unwrap() < PATIENCE);
+    assert!(mirror.staleness().unwrap() < DEADLINE);
 
     // The silent member wakes up and sends old changes, which change nothing.
     cluster.etcd.resume(index).unwrap();

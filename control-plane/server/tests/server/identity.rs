@@ -19,7 +19,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
 use topology::Moment;
 
-use crate::common::{self, ControlPlane, PATIENCE};
+use crate::common::{self, ControlPlane, DEADLINE};
 
 pub(crate) const ZONE: &str = "voice.meridian.test";
 
@@ -80,6 +80,17 @@ impl Place {
         self.control_plane = ControlPlane::start_with_section(folder, |topology| topology, &self.section).await;
     }
 
+    /// Starts another control plane of this authority, with a store of its own and another section in its configuration.
+    pub(crate) async fn another(&self, section: &str) -> ControlPlane {
+        let folder = self.folder.path().join("another");
+        std::fs::create_dir(&folder).unwrap();
+        for file in ["issuer.crt", "issuer.key"] {
+            std::fs::copy(self.folder.path().join(file), folder.join(file)).unwrap();
+        }
+        let section = self.section.clone() + section;
+        ControlPlane::start_with_section(&folder, |topology| topology, &section).await
+    }
+
     /// Shows a certificate that this place's authority issued.
     pub(crate) fn identity(&self, role: &str, grants: &str) -> Arc<Identity> {
         let files = issued(&self.issuer, &self.root, self.folder.path(), &leaf(role, grants));
@@ -100,7 +111,7 @@ impl Place {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, decided).await.expect("a plan");
+        tokio::time::timeout(DEADLINE, decided).await.expect("a plan");
     }
 
     pub(crate) fn url(&self) -> String {
@@ -186,7 +197,7 @@ pub(crate) async fn report(
             .await?
             .ok_or_else(|| Status::unavailable("no receipt"))
     };
-    tokio::time::timeout(PATIENCE, sent).await.expect("an answer")
+    tokio::time::timeout(DEADLINE, sent).await.expect("an answer")
 }
 
 /// Thirty lines of anything pose as two edges and report that a healthy region is down. With names believed, two ticks later it is
@@ -256,7 +267,7 @@ async fn only_an_edge_reports_as_that_edge() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, refused).await.expect("it has spoken");
+        tokio::time::timeout(DEADLINE, refused).await.expect("it has spoken");
     }
 }
 
@@ -277,7 +288,7 @@ async fn a_node_follows_plans_as_itself_only() {
         sender.send(request).await.unwrap();
         let mut client = PlansClient::new(channel);
         let watched = client.watch(ReceiverStream::new(requests));
-        let mut updates = tokio::time::timeout(PATIENCE, watched)
+        let mut updates = tokio::time::timeout(DEADLINE, watched)
             .await
             .expect("an answer")?
             .into_inner();
@@ -292,7 +303,7 @@ async fn a_node_follows_plans_as_itself_only() {
             }
         }
     };
-    let update = tokio::time::timeout(PATIENCE, first).await.expect("a plan").unwrap();
+    let update = tokio::time::timeout(DEADLINE, first).await.expect("a plan").unwrap();
     assert_eq!(update.unwrap().number.unwrap().generation, 1);
     assert!(follow("dns/ns1", "ns1", v1::NodeKind::Dns).await.is_ok());
     for (role, node, kind) in [
@@ -493,7 +504,7 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let renewing = node::renew::keep_identity(identity.clone(), vec![place.url()], daemon::clock::now);
     tokio::select! {
         () = renewing => unreachable!("it was never stopped"),
-        changed = tokio::time::timeout(PATIENCE, changes.changed()) => changed.expect("a certificate").unwrap(),
+        changed = tokio::time::timeout(DEADLINE, changes.changed()) => changed.expect("a certificate").unwrap(),
     }
     let new = identity.own();
     assert_eq!((&new.id, new.grants.len()), (&old.id, 0));
@@ -519,7 +530,7 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
     let renewing = node::renew::keep_identity(stack.clone(), vec![place.url()], daemon::clock::now);
     tokio::select! {
         () = renewing => unreachable!("it was never stopped"),
-        changed = tokio::time::timeout(PATIENCE, changes.changed()) => changed.expect("a certificate").unwrap(),
+        changed = tokio::time::timeout(DEADLINE, changes.changed()) => changed.expect("a certificate").unwrap(),
     }
     assert_eq!(stack.own().id, old.id);
     assert_ne!(stack.own().serial, old.serial);
@@ -580,7 +591,7 @@ async fn a_process_gets_a_new_certificate_with_its_own_id() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    tokio::time::timeout(PATIENCE, taken)
+    tokio::time::timeout(DEADLINE, taken)
         .await
         .expect("the control plane looks at its files");
     let denied = renew(due("edge/edge-iad"), &request).await;
@@ -645,7 +656,7 @@ async fn a_root_is_exchanged_under_a_hundred_streams_without_a_missed_plan() {
             let has = |plan: &Option<Arc<topology::Snapshot>>| {
                 plan.as_ref().is_some_and(|it| it.plan.generation >= generation)
             };
-            let arrived = tokio::time::timeout(PATIENCE, newest.wait_for(has)).await;
+            let arrived = tokio::time::timeout(DEADLINE, newest.wait_for(has)).await;
             arrived
                 .unwrap_or_else(|_| panic!("plan {generation} is missing"))
                 .unwrap();
@@ -677,7 +688,7 @@ async fn a_root_is_exchanged_under_a_hundred_streams_without_a_missed_plan() {
                 tokio::time::sleep(Duration::from_millis(100)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, reached)
+        tokio::time::timeout(DEADLINE, reached)
             .await
             .expect("the control plane looks at its files");
     };

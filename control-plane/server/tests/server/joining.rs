@@ -8,9 +8,10 @@ use api::{
     v1::{self, operator_client::OperatorClient},
 };
 use identity::{
-    Identity,
+    Identity, ca,
     files::{self, Files},
     join::{RootHash, Token},
+    signature,
 };
 use oidc::fixtures::TestProvider;
 use server::{
@@ -37,11 +38,15 @@ async fn token(admin: &Operator, role: &str) -> Token {
     admin.make_token(asked(role)).await.unwrap().token.parse().unwrap()
 }
 
-async fn join(place: &Place, token: &Token) -> Result<Joined, JoinError> {
-    api::join::join(&[place.url()], token, daemon::clock::now()).await
+pub(crate) async fn join(place: &Place, token: &Token) -> Result<Joined, JoinError> {
+    join_with(place, token, &ca::request().unwrap().0).await
 }
 
-fn refusal(joined: Result<Joined, JoinError>) -> String {
+async fn join_with(place: &Place, token: &Token, key: &str) -> Result<Joined, JoinError> {
+    api::join::join(&[place.url()], token, key.to_owned(), daemon::clock::now()).await
+}
+
+pub(crate) fn refusal(joined: Result<Joined, JoinError>) -> String {
     match joined.unwrap_err() {
         JoinError::Refused { why, .. } => why,
         other => panic!("{other}"),
@@ -69,9 +74,9 @@ async fn a_new_edge_joins_once_and_is_that_edge() {
     let denied = report(&place.url(), Some(&iad), lies("edge-dub")).await.unwrap_err();
     assert_eq!(denied.code(), Code::PermissionDenied);
 
-    // A replay gets nothing.
+    // A replay by somebody else gets nothing.
     let again = refusal(join(&place, &token).await);
-    assert!(again.contains("it was used, it has ended"), "{again}");
+    assert!(again.contains("the token was used with another key"), "{again}");
 
     // Making, use and replay are in the audit log, with the credential of each who has one, and never with the secret.
     let made = history_with(&ada, |it| is(it, "token-made", "operator/ada")).await;
@@ -166,6 +171,105 @@ async fn only_an_admin_makes_tokens_and_only_for_processes_of_the_topology() {
     }
 }
 
+/// The answer may be lost on its way, and the token is bound to the key by then.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_missed_the_answer_asks_again_with_the_same_key() {
+    let place = Place::new().await;
+    place.leads().await;
+    let ada = place.operator("ada", "admin");
+    let token = token(&ada, "edge/edge-iad").await;
+    let (key, _) = ca::request().unwrap();
+    let first = join_with(&place, &token, &key).await.unwrap();
+    let again = join_with(&place, &token, &key).await.unwrap();
+    assert!(
+        first.peer.serial != again.peer.serial,
+        "each certificate has its own entry"
+    );
+    assert!(refusal(join(&place, &token).await).contains("used with another key"));
+    let as_dub: Token = token.to_string().replace("edge-iad", "edge-dub").parse().unwrap();
+    assert!(refusal(join_with(&place, &as_dub, &key).await).contains("the token is for edge/edge-iad"));
+    let again = |it: &v1::Decision| it.reasons[0].code == "joined" && it.reasons[0].text.contains("joined again");
+    let history = history_with(&ada, again).await;
+    let again: Vec<_> = history.iter().filter(|it| again(it)).collect();
+    assert_eq!(again.len(), 1, "{history:?}");
+}
+
+/// The store admits every writer with one of its certificates, so what it holds is worth what its signature is.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_somebody_wrote_into_the_store_lets_nobody_in() {
+    let mut place = Place::new().await;
+    place.leads().await;
+    let ada = place.operator("ada", "admin");
+    let genuine = token(&ada, "edge/edge-iad").await;
+    place.identity("edge/edge-dub", "");
+    place.stop();
+    let another = |role: &str| {
+        let token = Token::under(role.parse().unwrap(), &place.root.certificate).unwrap();
+        (token.hash(), token)
+    };
+    let soon = daemon::clock::now() + Duration::from_secs(600);
+    let forged = {
+        let store = Embedded::open(&place.folder.path().join("meridian.redb")).unwrap();
+        let entry = store.get(&records::join_key(&genuine.hash())).await.unwrap().unwrap();
+        let kept: JoinToken = serde_json::from_slice(&entry.value).unwrap();
+        let mut forged = Vec::new();
+        let (hash, token) = another("edge/edge-dub");
+        let unsigned = serde_json::json!({ "role": "edge/edge-dub", "until": soon, "by": kept.by.clone() });
+        forged.push(("unsigned", token, hash, unsigned.to_string().into_bytes()));
+        let (hash, token) = another("edge/edge-iad");
+        forged.push(("a copy", token, hash, records::encode(&kept)));
+        let (hash, token) = another("stack/us-east/a");
+        let by_an_edge = signed(&place, "edge/edge-dub", (&hash, "stack/us-east/a"), soon);
+        forged.push(("signed by an edge", token, hash, records::encode(&by_an_edge)));
+        let (hash, token) = another("dns/ns1");
+        let mut no_signature = signed(&place, "control-plane/control-plane", (&hash, "dns/ns1"), soon);
+        no_signature.signature = "00".to_owned();
+        forged.push(("no signature", token, hash, records::encode(&no_signature)));
+        let longer = JoinToken {
+            until: soon + Duration::from_secs(86_400),
+            ..kept
+        };
+        forged.push(("made longer", genuine.clone(), genuine.hash(), records::encode(&longer)));
+        for (_, _, hash, record) in &forged {
+            let transaction = Transaction {
+                put: vec![(records::join_key(hash), record.clone())],
+                ..Transaction::default()
+            };
+            store.commit(transaction).await.unwrap();
+        }
+        forged
+    };
+    place.start_again().await;
+    place.leads().await;
+    let ada = place.operator("ada", "admin");
+    for (what, token, ..) in &forged {
+        let refused = refusal(join(&place, token).await);
+        assert!(
+            refused.contains("no control plane vouches for the token"),
+            "{what}: {refused}"
+        );
+    }
+    let refused = |it: &v1::Decision| it.reasons[0].code == "join-refused";
+    let history = history_with(&ada, refused).await;
+    let told = history.iter().find(|it| refused(it)).unwrap();
+    assert!(told.reasons[0].text.contains("no control plane vouches"), "{told:?}");
+}
+
+/// The record of a token, signed with the key of one of this place's identities.
+fn signed(place: &Place, signer: &str, (hash, role): (&str, &str), until: Moment) -> JoinToken {
+    let by = format!("spiffe://{ZONE}/operator/ada");
+    let files = Files::in_folder(&place.folder.path().join("identities").join(signer));
+    let signed = signature::sign(&files, &records::join_statement(hash, role, until, &by)).unwrap();
+    JoinToken {
+        role: role.to_owned(),
+        until,
+        by,
+        certificate: signed.certificate,
+        signature: signed.bytes.iter().map(|byte| format!("{byte:02x}")).collect(),
+        used: None,
+    }
+}
+
 /// A new machine that was sent to a wrong address tells its token to nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_is_shown_under_its_own_root_only_and_a_newcomer_calls_nothing_else() {
@@ -178,7 +282,8 @@ async fn a_token_is_shown_under_its_own_root_only_and_a_newcomer_calls_nothing_e
         "{error}"
     );
     let in_plain = std::slice::from_ref(&place.control_plane.endpoint);
-    let plain = api::join::join(in_plain, &token, daemon::clock::now()).await;
+    let (key, _) = ca::request().unwrap();
+    let plain = api::join::join(in_plain, &token, key, daemon::clock::now()).await;
     assert!(plain.unwrap_err().to_string().contains("over TLS only"));
 
     let address = place.url().replace("https://", "");
@@ -204,7 +309,7 @@ async fn a_token_that_has_ended_is_worth_nothing() {
     let ada = place.operator("ada", "admin");
     let token = token(&ada, "edge/edge-iad").await;
     history_with(&ada, |it| is(it, "token-made", "operator/ada")).await;
-    // Its end is set to the past while nobody has the store open.
+    // A record whose end has passed, while nobody has the store open.
     place.stop();
     {
         let store = Embedded::open(&place.folder.path().join("meridian.redb")).unwrap();
@@ -215,10 +320,9 @@ async fn a_token_that_has_ended_is_worth_nothing() {
             !String::from_utf8_lossy(&entry.value).contains(&token.to_string()[9..73]),
             "only its hash is kept"
         );
-        let ended = JoinToken {
-            until: Moment(1),
-            ..kept
-        };
+        assert_eq!(kept.role, "edge/edge-iad");
+        let signer = "control-plane/control-plane";
+        let ended = signed(&place, signer, (&token.hash(), &kept.role), Moment(1));
         let transaction = Transaction {
             put: vec![(key, records::encode(&ended))],
             ..Transaction::default()

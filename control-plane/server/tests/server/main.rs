@@ -11,6 +11,7 @@ mod etcd_support;
 mod etcd_tls;
 mod identity;
 mod joining;
+mod logins;
 mod replicas;
 mod store_contract;
 mod store_crash;

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use wire::{MessageError, Resume};
 
 use super::{checkpoint::RestoreError, opening::Opening, session::Session};
-use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Memory};
+use crate::{ids::name_of, live::Claim, seal::SealError, stack::Stack, store::Memory, texts as log};
 
 /// Time for an edge to send the messages of a session that it carries here: it has all of them at hand.
 const REPLAY_LIMIT: Duration = Duration::from_secs(5);
@@ -69,8 +69,8 @@ pub(super) async fn open(
         Begin::Reopened { mut opening } => {
             match timeout(REPLAY_LIMIT, remembered(stack, stream)).await {
                 Ok(Ok(memory)) => (opening.memory, opening.lost) = (Some(memory), None),
-                Ok(Err(error)) => tracing::warn!("a checkpoint that was kept for a session is of no use: {error}"),
-                Err(_) => tracing::warn!("a checkpoint that was kept for a session did not come"),
+                Ok(Err(error)) => tracing::warn!(%error, "{}", log::COPY_USELESS),
+                Err(_) => tracing::warn!("{}", log::COPY_LATE),
             }
             let (mut session, claim) = Session::new(Arc::clone(stack), *opening);
             session.begin_checkpoints();

@@ -35,6 +35,7 @@ use crate::{
     room::Meter,
     stack::Stack,
     store::Memory,
+    texts as log,
 };
 
 /// Most messages between session and socket. Few, because the session can no longer take them back when the user interrupts. They are
@@ -87,7 +88,7 @@ pub(super) async fn run(
             (name, ended)
         }
         Err(error) => {
-            tracing::warn!("a carried session cannot go on here: {error}");
+            tracing::warn!(%error, "{}", log::NOT_RESUMED);
             let closing = Closing {
                 event: None,
                 code: CANNOT_RESUME,
@@ -177,8 +178,13 @@ fn is_unexplained(ended: &Result<ClosedReason, Closing>) -> bool {
 pub(super) async fn save(stack: &Stack, name: &str, memory: Memory) {
     match timeout(STORE_LIMIT, stack.store.save(name, memory, daemon::clock::now())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(session = logged(name), "session not saved: {error:#}"),
-        Err(_) => tracing::warn!(session = logged(name), "session not saved: the store does not answer"),
+        Ok(Err(error)) => tracing::warn!(
+            session = logged(name),
+            error = format!("{error:#}"),
+            "{}",
+            log::NOT_SAVED
+        ),
+        Err(_) => tracing::warn!(session = logged(name), error = log::STORE_LATE, "{}", log::NOT_SAVED),
     }
 }
 
@@ -188,7 +194,7 @@ pub(super) async fn forget(stack: &Stack, name: &str, revision: Moment) {
         timeout(STORE_LIMIT, stack.store.forget(name, revision)).await,
         Ok(Ok(()))
     ) {
-        tracing::warn!(session = logged(name), "a session that moved is still remembered here");
+        tracing::warn!(session = logged(name), "{}", log::STILL_REMEMBERED);
     }
 }
 
@@ -196,11 +202,8 @@ pub(super) async fn forget(stack: &Stack, name: &str, revision: Moment) {
 async fn touch(stack: &Stack, name: &str) {
     match timeout(STORE_LIMIT, stack.store.touch(name, daemon::clock::now())).await {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::warn!(session = logged(name), "session ages in the store: {error:#}"),
-        Err(_) => tracing::warn!(
-            session = logged(name),
-            "session ages in the store, which does not answer"
-        ),
+        Ok(Err(error)) => tracing::warn!(session = logged(name), error = format!("{error:#}"), "{}", log::AGES),
+        Err(_) => tracing::warn!(session = logged(name), error = log::STORE_LATE, "{}", log::AGES),
     }
 }
 

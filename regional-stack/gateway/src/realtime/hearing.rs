@@ -19,6 +19,7 @@ use crate::{
     error::{ApiError, GPU_MEMORY, REPEAT},
     ids::{logged, new_id},
     metrics::Stage,
+    texts as log,
     workers::{Done, JobError},
 };
 
@@ -190,7 +191,7 @@ impl Session {
     /// Ends the hope for an utterance whose recognition failed, and the response that waits for it.
     pub(super) fn not_heard(&mut self, item: &str, error: &ApiError, now: Moment) {
         let (session, code) = (logged(&self.id), error.code);
-        tracing::warn!(session, item, code, "transcription failed: {}", error.message);
+        tracing::warn!(session, item, code, error = %error.message, "{}", log::NOT_TRANSCRIBED);
         self.tell_not_transcribed(item, error);
         if self.responses.is_waiting_for(item) {
             self.responses.forget_interrupted();

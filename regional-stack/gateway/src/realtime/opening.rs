@@ -18,6 +18,7 @@ use crate::{
     live::Claim,
     stack::Stack,
     store::Memory,
+    texts as log,
 };
 
 /// Deadline of the store: the conversation does not wait longer for it.
@@ -142,7 +143,7 @@ pub(super) async fn prepare(
             && let Some(memory) = &memory
             && stack.store.forget(known, memory.revision).await.is_err()
         {
-            tracing::warn!(session = logged(known), "session is remembered under two names");
+            tracing::warn!(session = logged(known), "{}", log::TWO_NAMES);
         }
     }
     let lost = match (rule, resume) {
@@ -191,14 +192,16 @@ async fn load(stack: &Stack, name: &str) -> Option<Memory> {
     match tokio::time::timeout(STORE_LIMIT, stack.store.load(name, daemon::clock::now())).await {
         Ok(Ok(memory)) => memory,
         Ok(Err(error)) => {
-            tracing::warn!(session = logged(name), "session cannot be restored: {error:#}");
+            tracing::warn!(
+                session = logged(name),
+                error = format!("{error:#}"),
+                "{}",
+                log::NOT_RESTORED
+            );
             None
         }
         Err(_) => {
-            tracing::warn!(
-                session = logged(name),
-                "session cannot be restored: the store does not answer"
-            );
+            tracing::warn!(session = logged(name), error = log::STORE_LATE, "{}", log::NOT_RESTORED);
             None
         }
     }

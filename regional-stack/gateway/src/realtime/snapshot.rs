@@ -5,6 +5,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::{conversation::Items, settings::Settings};
+use crate::texts as log;
 
 /// Most items in a memory: enough for "delete that".
 const ITEMS_REMEMBERED: usize = 16;
@@ -35,7 +36,7 @@ impl Snapshot {
     /// Reads the snapshot of an earlier connection. It is empty if this release cannot read it.
     pub(super) fn recall(text: &str) -> Self {
         serde_json::from_str(text).unwrap_or_else(|error| {
-            tracing::warn!(%error, "the settings of a session are not understood");
+            tracing::warn!(%error, "{}", log::SETTINGS_UNREADABLE);
             Self::default()
         })
     }

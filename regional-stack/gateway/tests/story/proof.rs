@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use identity::{
-    Doubt, Identity, Link, PeerId, Speaks,
+    Identity, Link, PeerId, Speaks, TrustError,
     ca::Leaf,
     files::{self, Files},
 };
@@ -87,10 +87,10 @@ async fn a_stack_serves_edges_that_prove_it_and_tells_others_why_not() {
         let own = load(issue(&authority, role, &folder.path().join(role.replace('/', "-"))));
         // In TLS 1.3 the caller learns of it with the first answer.
         let error = session(dial(&own, region.http).await).await.unwrap_err();
-        let doubt = Doubt::within(&error).cloned();
+        let trust_error = TrustError::within(&error).cloned();
         assert_eq!(
-            doubt,
-            Some(Doubt::Refused("CertificateUnknown".to_owned())),
+            trust_error,
+            Some(TrustError::Refused("CertificateUnknown".to_owned())),
             "{role}: {error}"
         );
     }

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use auth::Issuer;
+use auth::{Issuer, Kind};
 use daemon::config::Problems;
 use serde::Deserialize;
 use topology::document::Span;
@@ -122,6 +122,7 @@ impl Auth {
         Issuer {
             issuer: self.issuer.clone(),
             audience: self.audience.clone(),
+            kind: Kind::Access,
             tenant_claim: self.tenant_claim.clone(),
             leeway: self.leeway.0,
         }

@@ -65,12 +65,12 @@ pub struct Server {
 /// The route of a vantage that checks whether it reaches this edge. It comes in every tick, is no device, and counts for no client's
 /// rate: the other routes show an operator devices with a wrong port or path. A device that pretends to be one gets an error and
 /// loses its connection.
-const KNOCK_ROUTE: &str = "probe";
+const PROBE_ROUTE: &str = "probe";
 
 /// Whether the peer is a vantage that checks whether it reaches this edge.
-async fn is_knock(tcp: &TcpStream) -> bool {
-    let mut first = [0; probe::KNOCK.len()];
-    tcp.peek(&mut first).await.is_ok() && first == *probe::KNOCK
+async fn is_probe(tcp: &TcpStream) -> bool {
+    let mut first = [0; probe::EDGE_PROBE_REQUEST.len()];
+    tcp.peek(&mut first).await.is_ok() && first == *probe::EDGE_PROBE_REQUEST
 }
 
 /// A connection that can be moved into pingora and back.
@@ -143,13 +143,13 @@ impl Server {
             Ok(Ok(stream)) => return Some(Box::new(stream)),
             Ok(Err(HandshakeError::Gone)) => return None,
             Ok(Err(HandshakeError::NotTls(mut tcp))) => {
-                let is_knock = is_knock(&tcp).await;
-                if is_knock {
-                    self.edge.metrics.http(KNOCK_ROUTE, 400);
+                let is_probe = is_probe(&tcp).await;
+                if is_probe {
+                    self.edge.metrics.http(PROBE_ROUTE, 400);
                 }
                 let answer = Answer::bad_request(texts::TLS_ONLY);
                 decline(&self.edge, &mut tcp, &Stamp::blank(), &answer).await;
-                if is_knock {
+                if is_probe {
                     return None;
                 }
                 ("not-tls", "the device does not speak TLS".to_owned())
@@ -172,8 +172,8 @@ impl Server {
         if head.is_http2() {
             return Box::pin(self.http2(io, fd, device, head.bytes, arriving)).await;
         }
-        if *head.bytes == *probe::KNOCK {
-            self.edge.metrics.http(KNOCK_ROUTE, 404);
+        if *head.bytes == *probe::EDGE_PROBE_REQUEST {
+            self.edge.metrics.http(PROBE_ROUTE, 404);
             return decline(&self.edge, &mut io, &Stamp::blank(), &Answer::not_found("/")).await;
         }
         // From here on the request or session keeps the process busy.

@@ -146,9 +146,9 @@ pub(super) async fn ask(edge: &Edge, decision: &Decision, request: &[u8], id: &R
         bytes_max: edge.config.limits.header_bytes_max,
     };
     let read = head::read(&mut stream, Kind::Response, bounds).await;
-    let mut read = read.map_err(|error| match stream.doubt() {
+    let mut read = read.map_err(|error| match stream.trust_error() {
         // In TLS 1.3 the refusal of this edge's certificate comes in place of the answer.
-        Some(doubt) => AskError::Connect(std::io::Error::other(doubt.clone())),
+        Some(trust_error) => AskError::Connect(std::io::Error::other(trust_error.clone())),
         None => AskError::head(&error, timeouts.upgrade.0),
     })?;
     let mut answer = parse(&read)?;

@@ -26,7 +26,7 @@ use crate::stacks::traffic::{Took, Traffic};
 /// handshake takes a round trip, so this is some thousands a second, as many as a stack gets done.
 const MOVES_AT_ONCE: usize = 512;
 
-/// When a stack was last heard by any session.
+/// The last time at which any session heard a stack.
 #[derive(Debug)]
 pub struct LastHeard {
     began: Instant,

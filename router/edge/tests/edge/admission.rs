@@ -127,7 +127,7 @@ async fn slowed_down(world: &World, request: &str) -> String {
 async fn a_vantage_that_tries_the_edge_is_no_device_and_costs_nobody_a_place() {
     let world = World::with("limits.client_requests_per_s = 1\nlimits.client_burst = 1", WORKS).await;
     for _ in 0..5 {
-        let answer = world.ask(std::str::from_utf8(probe::KNOCK).unwrap()).await;
+        let answer = world.ask(std::str::from_utf8(probe::EDGE_PROBE_REQUEST).unwrap()).await;
         assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
     }
     world.open(&[]).await;
@@ -138,7 +138,7 @@ async fn a_vantage_that_tries_the_edge_is_no_device_and_costs_nobody_a_place() {
     };
     assert_eq!((requests("probe"), requests("nothing")), (Some(5.0), None));
     // With a byte behind it, it is a request like any other, and the device's rate is used up.
-    let more = format!("{}x", std::str::from_utf8(probe::KNOCK).unwrap());
+    let more = format!("{}x", std::str::from_utf8(probe::EDGE_PROBE_REQUEST).unwrap());
     let answer = slowed_down(&world, &more).await;
     assert!(answer.starts_with("HTTP/1.1 429 "), "{answer}");
 }

@@ -19,7 +19,7 @@ enum Then {
 }
 use Then::{Closes, Resets, Waits};
 
-/// When a stack speaks.
+/// The moment at which a stack speaks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum When {
     /// It has read the request.

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use identity::{
-    Door, Event, Identity, Mode, PeerId,
+    Acceptor, Event, Identity, Mode, PeerId,
     ca::{self, Leaf},
     files::{self, Files},
 };
@@ -75,7 +75,7 @@ fn hours_ago(hours: u32) -> Moment {
     Moment(daemon::clock::now().0 - (hours * HOUR).as_millis() as u64)
 }
 
-/// An event at a door.
+/// An event at an acceptor.
 type Events = Arc<Mutex<Vec<Event>>>;
 
 /// A played stack behind a listener that counts its peers.
@@ -85,14 +85,14 @@ async fn behind(identity: Arc<Identity>, behaviour: Stack) -> (SocketAddr, Event
     let address = listener.local_addr().unwrap();
     let events = Events::default();
     let noted = events.clone();
-    let door = Arc::new(Door::new(Some((identity, Mode::Required)), move |event| {
+    let acceptor = Arc::new(Acceptor::new(Some((identity, Mode::Required)), move |event| {
         noted.lock().push(event);
     }));
     tokio::spawn(async move {
         while let Ok((tcp, source)) = listener.accept().await {
-            let door = door.clone();
+            let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let mut link = door.admit_to_stack(tcp, source).await?;
+                let mut link = acceptor.admit_to_stack(tcp, source).await?;
                 if link.begins_with_http2().await {
                     return calls::serve(link).await;
                 }

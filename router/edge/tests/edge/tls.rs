@@ -216,10 +216,10 @@ async fn who_does_not_speak_tls_is_told_so_and_harms_nobody() {
 
 /// Every other vantage tries in every tick whether this edge is reached, and cares for no certificate.
 #[tokio::test]
-async fn a_vantage_that_knocks_is_answered_and_not_counted_among_devices_at_the_wrong_port() {
+async fn a_vantage_that_probes_is_answered_and_not_counted_among_devices_at_the_wrong_port() {
     let (world, _files, _) = world(Stack::Http).await;
     let wrong = || world.metric("meridian_edge_tls_handshakes_total{outcome=\"not-tls\"}");
-    for (asks, counted) in [(probe::KNOCK, None), (MODELS, Some(1.0))] {
+    for (asks, counted) in [(probe::EDGE_PROBE_REQUEST, None), (MODELS, Some(1.0))] {
         let tcp = TcpStream::connect(world.secure).await.unwrap();
         let answer = ask(tcp, asks).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
@@ -231,8 +231,8 @@ async fn a_vantage_that_knocks_is_answered_and_not_counted_among_devices_at_the_
         };
         hang_means_failure(counts).await;
     }
-    let knocks = world.metric("meridian_edge_http_requests_total{route=\"probe\",status=\"4xx\"}");
-    assert_eq!(knocks, Some(1.0));
+    let probes = world.metric("meridian_edge_http_requests_total{route=\"probe\",status=\"4xx\"}");
+    assert_eq!(probes, Some(1.0));
 }
 
 #[tokio::test]

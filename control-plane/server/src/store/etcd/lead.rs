@@ -28,6 +28,7 @@ use super::{
     failure::Failure,
     listing, watch,
 };
+use crate::texts::log;
 
 /// Key of the leader, written once per leadership under a lease. Its create revision is the epoch.
 pub const LEADER: &str = "/meridian/v1/leader";
@@ -78,7 +79,7 @@ pub(super) async fn campaign(etcd: &Etcd, candidate: &Candidate) -> Result<Leade
             Ok(Some(lead)) => return Ok(lead),
             Ok(None) => backoff.reset(),
             Err(error @ (StoreError::Unavailable { .. } | StoreError::NoSpace(_))) => {
-                tracing::warn!(%error, "cannot stand for election now; trying again");
+                tracing::warn!(%error, "{}", log::CANNOT_STAND);
                 sleep(backoff.next_wait()).await;
             }
             Err(error) => return Err(error),
@@ -209,7 +210,7 @@ impl Keeper {
     /// Runs until the leadership is lost.
     async fn run(self) {
         let reason = self.keep().await;
-        tracing::warn!(epoch = self.epoch, reason, "the leadership is lost");
+        tracing::warn!(epoch = self.epoch, reason, "{}", log::LEADERSHIP_LOST);
         self.validity.send_replace(Validity::Lost);
         // Revoking the lease spares the successor the wait for its end.
         let _ = revoke(&self.etcd, self.lease).await;
@@ -232,7 +233,7 @@ impl Keeper {
                 Ok((Ok(()), Ok(()))) => period,
                 Ok((Err(Renewal::Gone(reason)), _) | (_, Err(Renewal::Gone(reason)))) => return reason,
                 Ok((Err(Renewal::NoAnswer(reason)), _) | (_, Err(Renewal::NoAnswer(reason)))) => {
-                    tracing::warn!(epoch = self.epoch, reason, "the lease was not renewed; trying again");
+                    tracing::warn!(epoch = self.epoch, reason, "{}", log::LEASE_NOT_RENEWED);
                     soon
                 }
                 // A keep-alive may have moved the end meanwhile.

@@ -36,7 +36,7 @@ use verdict::{Observation, Source, TickReport};
 use world::etcd::{EtcdCluster, EtcdSettings, Size};
 
 /// Limit on every wait, longer than elections, two ticks until a verdict and restarts take on two busy cores.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
 /// Time within a tick at which probes ask gateways: a region that is dead by then is seen dead in that tick.
 const PROBED_AT: Duration = Duration::from_millis(6_500);
 /// Just before that: a region that dies here is seen dead at once, as in drills.
@@ -390,14 +390,14 @@ where
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(began.elapsed() < DEADLINE, "in vain: {what}");
         sleep(Duration::from_millis(50)).await;
     }
 }
 
 /// Waits for a result that must come.
 pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    let waited = tokio::time::timeout(DEADLINE, wait).await;
     waited.unwrap_or_else(|_| panic!("in vain: {what}"))
 }
 

@@ -16,7 +16,7 @@ use tokio::sync::watch;
 use topology::{NodeId, Snapshot};
 
 /// Limit on every wait, far longer than any step of these tests takes: only a hang reaches it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
 pub(crate) struct ControlPlane {
     pub(crate) child: Child,
@@ -85,7 +85,7 @@ impl ControlPlane {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        let announcement = tokio::time::timeout(PATIENCE, announced)
+        let announcement = tokio::time::timeout(DEADLINE, announced)
             .await
             .expect("the control plane gets ready");
         Self {
@@ -135,7 +135,7 @@ impl ControlPlane {
         let newer = plans.wait_for(Option::is_some);
         tokio::select! {
             () = follower.run(sender, std::future::pending()) => unreachable!("it was never stopped"),
-            plan = tokio::time::timeout(PATIENCE, newer) => plan.expect("a plan comes").unwrap().clone().unwrap(),
+            plan = tokio::time::timeout(DEADLINE, newer) => plan.expect("a plan comes").unwrap().clone().unwrap(),
         }
     }
 }
@@ -160,7 +160,7 @@ async fn answered<T>(ask: impl AsyncFn() -> Result<T, OperatorError>) -> T {
             }
         }
     };
-    tokio::time::timeout(PATIENCE, answered).await.expect("an answer")
+    tokio::time::timeout(DEADLINE, answered).await.expect("an answer")
 }
 
 /// A request of a tester; `lasts` is for requests that stand for a time.

@@ -15,7 +15,7 @@ use topology::NodeId;
 use world::etcd::{EtcdCluster, EtcdSettings, Size};
 
 /// Limit on every wait, long enough on a machine that compiles at the same time.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 
 /// A cluster and its folder.
 pub(crate) struct Cluster {
@@ -133,14 +133,14 @@ where
         if let Some(answer) = ask().await {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "in vain: {what}");
+        assert!(began.elapsed() < DEADLINE, "in vain: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// Waits for a result that must come.
 pub(crate) async fn soon<T>(what: &str, wait: impl Future<Output = T>) -> T {
-    let waited = tokio::time::timeout(PATIENCE, wait).await;
+    let waited = tokio::time::timeout(DEADLINE, wait).await;
     waited.unwrap_or_else(|_| panic!("in vain: {what}"))
 }
 

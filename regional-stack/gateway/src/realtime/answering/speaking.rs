@@ -14,6 +14,7 @@ use crate::{
         response::{ResponseStage, Speaking},
         session::Session,
     },
+    texts as log,
     workers::{Done, JobError},
 };
 
@@ -64,8 +65,9 @@ impl Session {
                 tracing::warn!(
                     session = logged(&self.id),
                     code = error.code,
-                    "speaking failed: {}",
-                    error.message
+                    error = %error.message,
+                    "{}",
+                    log::NOT_SPOKEN
                 );
                 self.fail(&error, Component::Tts);
                 return;

@@ -21,7 +21,7 @@ pub(in crate::realtime) struct Tool {
 /// Whether functions are called.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(in crate::realtime) enum ToolChoice {
-    /// When the words ask for one.
+    /// Called if the words ask for one.
     #[default]
     Auto,
     Never,
