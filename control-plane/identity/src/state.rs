@@ -4,9 +4,9 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio_rustls::rustls::{
-    self, ClientConfig, RootCertStore, ServerConfig,
+    self, CipherSuite, ClientConfig, RootCertStore, ServerConfig,
     client::Resumption,
-    crypto::ring,
+    crypto::{CryptoProvider, ring},
     pki_types::{CertificateDer, PrivateKeyDer},
     server::{WebPkiClientVerifier, danger::ClientCertVerifier},
     version::TLS13,
@@ -64,7 +64,7 @@ impl State {
         ));
         let trusted = certificates(&pem.trust, &files.trust)?;
         expiry.extend(soonest("root", trusted.iter().filter_map(|it| end_of_life(it)).min()));
-        let provider = Arc::new(ring::default_provider());
+        let provider = Arc::new(provider());
         let mut each = Vec::new();
         for root in trusted {
             let mut alone = RootCertStore::empty();
@@ -157,6 +157,18 @@ impl State {
             return false;
         };
         self.verifier.verify_client_cert(leaf, above, unix_time(at)).is_ok()
+    }
+}
+
+/// The cryptography between processes. SHA-256 comes first: processors have instructions for it, and for SHA-384, which rustls
+/// prefers, they have none; a handshake hashes dozens of times.
+fn provider() -> CryptoProvider {
+    let default = ring::default_provider();
+    let mut cipher_suites = default.cipher_suites;
+    cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    CryptoProvider {
+        cipher_suites,
+        ..default
     }
 }
 

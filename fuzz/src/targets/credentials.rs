@@ -2,7 +2,7 @@
 
 use std::{sync::LazyLock, time::Duration};
 
-use auth::{Devices, Issuer, Tokens, fixtures::Provider};
+use auth::{Devices, Issuer, Kind, Tokens, fixtures::Provider};
 use topology::Moment;
 
 static PROVIDER: LazyLock<Provider> = LazyLock::new(Provider::new);
@@ -11,6 +11,7 @@ fn issuer() -> Issuer {
     Issuer {
         issuer: "https://id.example".to_owned(),
         audience: vec!["voice".to_owned()],
+        kind: Kind::Access,
         tenant_claim: "tenant".to_owned(),
         leeway: Duration::from_secs(30),
     }

@@ -40,6 +40,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(3);
 /// Longest wait for `meridian.turn`, which follows `response.done`. A server that does not send it delays each turn by
 /// this much.
 const TURN_REPORT_WAIT: Duration = Duration::from_millis(500);
+/// Bytes of one read. The library clears as many before each read: with its default, 128 KiB, clearing takes a third of the
+/// time of a caller.
+const READ_BUFFER_BYTES: usize = 16 << 10;
 /// Largest message accepted from a server, in bytes. A second of audio in base64 takes 64 KB.
 const MESSAGE_BYTES_MAX: usize = 1 << 20;
 /// Longest reply, in bytes: two minutes, longer than any skill speaks.
@@ -203,6 +206,7 @@ impl Call {
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_BYTES_MAX))
             .max_frame_size(Some(MESSAGE_BYTES_MAX))
+            .read_buffer_size(READ_BUFFER_BYTES)
             .write_buffer_size(0)
             .max_write_buffer_size(MESSAGE_BYTES_MAX);
         let (socket, response) = client_async_with_config(request, stream, Some(config))

@@ -13,7 +13,7 @@ use std::{
 
 use ::wire::Checkpoint;
 use anyhow::Context as _;
-use identity::{Door, Identity, Link, Mode, files::Files};
+use identity::{Acceptor, Identity, Link, Mode, files::Files};
 use serde::{Deserialize, Serialize};
 use tokio::{
     io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf},
@@ -43,11 +43,11 @@ pub(crate) struct Part {
 
 impl Part {
     /// The door of the stack: a real stack's, so that callers prove their ids as they do there.
-    pub(crate) fn door(&self) -> anyhow::Result<Arc<Door>> {
+    pub(crate) fn door(&self) -> anyhow::Result<Arc<Acceptor>> {
         let files = self.identity.as_deref().map(Files::in_folder);
         let identity = Identity::load_if(files, daemon::clock::now)?;
         let identity = identity.map(|identity| (identity, Mode::Required));
-        Ok(Arc::new(Door::new(identity, |_| {})))
+        Ok(Arc::new(Acceptor::new(identity, |_| {})))
     }
 }
 
@@ -75,7 +75,7 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Serves connections.
-pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>, manner: Behaviour) {
+pub(crate) async fn serve(listener: TcpListener, door: Arc<Acceptor>, manner: Behaviour) {
     loop {
         match listener.accept().await {
             // The measurement looks at the client's end of a connection, so its end here does not matter.
@@ -86,7 +86,7 @@ pub(crate) async fn serve(listener: TcpListener, door: Arc<Door>, manner: Behavi
     }
 }
 
-async fn connection(tcp: TcpStream, source: SocketAddr, door: Arc<Door>, manner: Behaviour) -> std::io::Result<()> {
+async fn connection(tcp: TcpStream, source: SocketAddr, door: Arc<Acceptor>, manner: Behaviour) -> std::io::Result<()> {
     tcp.set_nodelay(true)?;
     let Some(mut link) = door.admit_to_stack(tcp, source).await else {
         return Ok(());
