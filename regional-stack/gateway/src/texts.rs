@@ -1,6 +1,7 @@
-//! Every text of this crate that callers over HTTP and gRPC read, and every text for operators in its log; `realtime::texts` has those
-//! for clients of the Realtime protocol, `config` the problems of a configuration, each beside its rule, and `recognition` those about the choice of a recognizer. A text begins in lower
-//! case, has no full stop at its end, and says what is wrong, what the stack does about it, and what to send, type or do.
+//! Every text of this crate that callers over HTTP and gRPC read, and every text for operators in its log. `realtime::texts` has those
+//! for clients of the Realtime protocol, `config` the problems of a configuration, each beside its rule, and `recognition` those about
+//! the choice of a recognizer. A text begins in lower case, has no full stop at its end, and says what is wrong, what the stack does
+//! about it, and what to send, type or do.
 
 use std::{fmt::Display, net::SocketAddr, path::Path, time::Duration};
 
