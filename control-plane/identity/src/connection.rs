@@ -21,7 +21,7 @@ use tonic::transport::server::Connected;
 use crate::{
     Identity, Peer,
     early::early,
-    identity::Shown,
+    shown::Shown,
     socket::{Plain, Socket, Tls},
     texts,
 };
@@ -86,7 +86,7 @@ impl Connection {
     pub(crate) fn watched(
         identity: Arc<Identity>,
         tls: TlsStream<TcpStream>,
-        shown: Shown,
+        shown: Arc<Shown>,
         source: SocketAddr,
         on_end: impl FnOnce() + Send + 'static,
     ) -> Self {

@@ -12,7 +12,7 @@ use tokio_rustls::{
     server,
 };
 
-use crate::{Connection, Denied, Identity, PeerId, Role, identity::Shown, texts, verifier::BadPeer};
+use crate::{Connection, Denied, Identity, PeerId, Role, shown::Shown, texts, verifier::BadPeer};
 
 /// No connection to the process at the other end.
 #[derive(Debug, thiserror::Error)]
@@ -43,7 +43,7 @@ impl Identity {
     pub(crate) async fn accept(
         &self,
         tcp: TcpStream,
-    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+    ) -> Result<(server::TlsStream<TcpStream>, Arc<Shown>), (std::io::Error, Option<TcpStream>)> {
         let config = self.state().server.clone();
         self.accepted(TlsAcceptor::from(config).accept(tcp)).await
     }
@@ -52,7 +52,7 @@ impl Identity {
     pub(crate) async fn accept_begun(
         &self,
         begun: StartHandshake<TcpStream>,
-    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+    ) -> Result<(server::TlsStream<TcpStream>, Arc<Shown>), (std::io::Error, Option<TcpStream>)> {
         let config = self.state().server.clone();
         self.accepted(begun.into_stream(config)).await
     }
@@ -60,7 +60,7 @@ impl Identity {
     async fn accepted(
         &self,
         accepting: Accept<TcpStream>,
-    ) -> Result<(server::TlsStream<TcpStream>, Shown), (std::io::Error, Option<TcpStream>)> {
+    ) -> Result<(server::TlsStream<TcpStream>, Arc<Shown>), (std::io::Error, Option<TcpStream>)> {
         let accepting = accepting.into_fallible();
         let stream = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
         let chain = stream.get_ref().1.peer_certificates();

@@ -25,6 +25,7 @@ use crate::{
     Peer, PeerId, Rejected, Role,
     ca::Credential,
     files::{Files, Pem},
+    shown::Shown,
     state::State,
     texts,
     verifier::BadPeer,
@@ -315,20 +316,19 @@ impl Identity {
 
     /// A peer whose chain was verified, now or when the session began that is resumed. Only time has passed since: a new trust begins
     /// with no session.
-    pub(crate) fn resumed(&self, chain: Option<&[CertificateDer<'static>]>) -> Result<Shown, BadPeer> {
-        let chain = chain.unwrap_or_default().to_vec();
-        let peer = Peer::of(chain.first().ok_or(BadPeer::NoCertificate)?)?;
-        if peer.until <= (self.now)() {
-            return Err(BadPeer::Expired(peer.until));
+    pub(crate) fn resumed(&self, chain: Option<&[CertificateDer<'static>]>) -> Result<Arc<Shown>, BadPeer> {
+        let shown = self.state.load().known.holder(chain.unwrap_or_default())?;
+        if shown.peer.until <= (self.now)() {
+            return Err(BadPeer::Expired(shown.peer.until));
         }
-        Ok(Shown { peer, chain })
+        Ok(shown)
     }
 
     /// A peer whose chain is verified here and now.
-    pub(crate) fn verified(&self, chain: &[CertificateDer<'static>]) -> Result<Shown, BadPeer> {
+    pub(crate) fn verified(&self, chain: &[CertificateDer<'static>]) -> Result<Arc<Shown>, BadPeer> {
         let peer = self.state.load().check(chain, (self.now)())?;
         let chain = chain.to_vec();
-        Ok(Shown { peer, chain })
+        Ok(Arc::new(Shown { peer, chain }))
     }
 
     /// True if a root that is trusted leads to the peer's certificate, also after its end.
@@ -356,12 +356,4 @@ impl Identity {
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changes.subscribe()
     }
-}
-
-/// A peer with the certificates that it showed.
-#[derive(Debug, Clone)]
-pub struct Shown {
-    /// The holder of the first of them.
-    pub peer: Peer,
-    chain: Vec<CertificateDer<'static>>,
 }

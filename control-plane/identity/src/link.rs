@@ -26,8 +26,8 @@ use topology::RegionId;
 
 use crate::{
     Call, Denied, Identity, Peer, Speaks, authorise,
-    identity::Shown,
     protocol::HTTP2,
+    shown::Shown,
     socket::{Plain, Socket, Tls},
     texts,
 };
@@ -117,7 +117,7 @@ pub struct Link {
 #[derive(Debug, Clone)]
 pub struct Belief {
     identity: Arc<Identity>,
-    shown: Shown,
+    shown: Arc<Shown>,
     /// The state of the trust under which the peer was checked last.
     seen: u64,
     /// Time at which its root was found to be trusted no more.
@@ -214,7 +214,7 @@ impl Link {
         }
     }
 
-    pub(crate) fn known(identity: &Arc<Identity>, tls: TlsStream<TcpStream>, shown: Shown, seen: u64) -> Self {
+    pub(crate) fn known(identity: &Arc<Identity>, tls: TlsStream<TcpStream>, shown: Arc<Shown>, seen: u64) -> Self {
         Self {
             io: Tls(Box::new(tls)),
             belief: Some(Box::new(Belief {

@@ -21,7 +21,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls::server::Acceptor, serv
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Connection, Identity, Link, handshake, identity::Shown, join, refusal, texts};
+use crate::{Connection, Identity, Link, handshake, join, refusal, shown::Shown, texts};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -194,7 +194,7 @@ pub struct Door {
 /// A caller that was let in.
 enum Admitted {
     Plain(TcpStream),
-    Proven(Box<TlsStream<TcpStream>>, Shown, Arc<Identity>),
+    Proven(Box<TlsStream<TcpStream>>, Arc<Shown>, Arc<Identity>),
     /// A process without a certificate, with its place.
     Joining(Box<TlsStream<TcpStream>>, Place),
 }
@@ -321,7 +321,7 @@ impl Door {
         tcp: TcpStream,
         source: SocketAddr,
     ) -> Result<Option<Admitted>, (io::Error, Option<TcpStream>)> {
-        let proven = |(tls, shown): (server::TlsStream<TcpStream>, Shown)| {
+        let proven = |(tls, shown): (server::TlsStream<TcpStream>, Arc<Shown>)| {
             Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
         };
         let Some((_, places)) = &self.joining else {

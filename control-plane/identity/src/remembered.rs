@@ -17,7 +17,7 @@ use tokio_rustls::rustls::{
 use crate::certificate::end_of_life;
 
 /// Most chains that are remembered; beyond it the memory begins anew. A region has tens of edges, and each renews once in weeks.
-const CHAINS_MAX: usize = 1_024;
+pub(crate) const CHAINS_MAX: usize = 1_024;
 
 /// Chains that are genuine, by their hash, with the time of the check and the first end of life in each, in Unix seconds.
 #[derive(Debug, Default)]
@@ -34,12 +34,7 @@ impl Genuine {
     ) -> Result<(), rustls::Error> {
         let now = now.as_secs();
         let chain = || std::iter::once(leaf).chain(above);
-        let mut hash = Sha256::new();
-        for der in chain() {
-            hash.update((der.len() as u64).to_be_bytes());
-            hash.update(der);
-        }
-        let hash = hash.finalize().into();
+        let hash = hash_of(chain());
         if let Some((from, until)) = self.0.lock().get(&hash)
             && (*from..*until).contains(&now)
         {
@@ -57,6 +52,16 @@ impl Genuine {
         }
         Ok(())
     }
+}
+
+/// Hash of a chain, leaf first.
+pub(crate) fn hash_of<'a>(chain: impl IntoIterator<Item = &'a CertificateDer<'a>>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for der in chain {
+        hash.update((der.len() as u64).to_be_bytes());
+        hash.update(der);
+    }
+    hash.finalize().into()
 }
 
 /// A verifier that remembers.

@@ -20,11 +20,10 @@ use crate::{
     material::{add_root, certificates, no_root, private_key, unfit},
     protocol::{HTTP1, HTTP2},
     remembered::{Genuine, Remembering},
+    shown::Known,
+    tickets::Tickets,
     verifier::{BadPeer, CallersOfStacks, Servers, Trust, Wanted},
 };
-
-/// Sessions of TLS that are remembered for later connections to the stacks of a region, so that they cost less. One address has eight.
-const RESUMED_MAX: usize = 256;
 
 /// All that changes together when new files come into use.
 pub(crate) struct State {
@@ -38,6 +37,8 @@ pub(crate) struct State {
     pub(crate) client: Arc<ClientConfig>,
     /// For calls of stacks, by their region: each believes its own, and resumes no session of another.
     clients: Mutex<BTreeMap<RegionId, Arc<ClientConfig>>>,
+    /// Peers of stacks, and stacks, that are known from earlier connections.
+    pub(crate) known: Known,
     verifier: Arc<dyn ClientCertVerifier>,
     /// Each root alone, with its fingerprint.
     roots: Vec<(String, Arc<dyn ClientCertVerifier>)>,
@@ -108,6 +109,7 @@ impl State {
             server: Arc::new(server.map_err(|error| unfit(files, &error))?),
             client: Arc::new(client),
             clients: Mutex::default(),
+            known: Known::default(),
             verifier,
             roots: each,
             trust,
@@ -128,7 +130,7 @@ impl State {
             genuine: Genuine::default(),
         };
         let mut config = client(servers, self.chain.clone(), self.key.clone_key())?;
-        config.resumption = Resumption::in_memory_sessions(RESUMED_MAX);
+        config.resumption = Resumption::store(Arc::new(Tickets::default()));
         let config = Arc::new(config);
         clients.insert(region.clone(), config.clone());
         Ok(config)
@@ -188,6 +190,7 @@ fn server(
         true => Arc::new(CallersOfStacks {
             chains,
             zone: own.id.zone.clone(),
+            allowed: Genuine::default(),
         }),
         false => chains,
     };

@@ -57,6 +57,7 @@ pub(crate) enum Wanted {
 pub(crate) struct Servers {
     pub(crate) trust: Trust,
     pub(crate) wanted: Wanted,
+    /// Chains that are genuine, and whose holder is the wanted one.
     pub(crate) genuine: Genuine,
 }
 
@@ -99,6 +100,8 @@ fn is_allowed(der: &[u8], zone: &str, call: Call<'_>) -> Result<(), rustls::Erro
 pub(crate) struct CallersOfStacks {
     pub(crate) chains: Arc<dyn ClientCertVerifier>,
     pub(crate) zone: String,
+    /// Chains that are genuine, and whose holder may.
+    pub(crate) allowed: Genuine,
 }
 
 impl ClientCertVerifier for CallersOfStacks {
@@ -112,8 +115,11 @@ impl ClientCertVerifier for CallersOfStacks {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        let verified = self.chains.verify_client_cert(end_entity, intermediates, now)?;
-        is_allowed(end_entity, &self.zone, Call::CallStack).map(|()| verified)
+        self.allowed.or_verify((end_entity, intermediates), now, || {
+            self.chains.verify_client_cert(end_entity, intermediates, now)?;
+            is_allowed(end_entity, &self.zone, Call::CallStack)
+        })?;
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
@@ -152,9 +158,10 @@ impl ServerCertVerifier for Servers {
         let algorithms = provider.signature_verification_algorithms.all;
         self.genuine.or_verify((end_entity, intermediates), now, || {
             let parsed = ParsedCertificate::try_from(end_entity)?;
-            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)
+            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
+            self.is_wanted(end_entity)
         })?;
-        self.is_wanted(end_entity).map(|()| ServerCertVerified::assertion())
+        Ok(ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

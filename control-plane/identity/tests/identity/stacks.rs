@@ -6,6 +6,7 @@ use identity::{Door, Doubt, Identity, Mode, Reload, Speaks};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
+    task::JoinSet,
 };
 
 use crate::support::{Ca, Place, line, soon};
@@ -72,6 +73,27 @@ async fn an_edge_resumes_its_tls_sessions_with_a_stack_while_nothing_changes() {
     edge.trusts(&[&ca.root, &next.root]);
     assert_eq!(edges.reload(), Reload::Taken);
     assert_eq!([connect().await, connect().await], [false, true]);
+}
+
+/// Each connection brings two tickets and uses one. The store of rustls forgets all but the last eight.
+#[tokio::test]
+async fn an_edge_whose_sessions_move_at_once_resumes_tls_for_as_many_as_it_has_tickets() {
+    let ca = Ca::new();
+    let stacks = Place::new(&ca.leaf("stack/us-east/a"), &[&ca.root]).identity();
+    let edges = Place::new(&ca.leaf("edge/edge-dub"), &[&ca.root]).identity();
+    let address = stack(stacks).await;
+    for _ in 0..19 {
+        // Probes, one after the other.
+        line(&mut dial(&edges, "us-east", address).await.unwrap()).await;
+    }
+    let mut all_at_once = JoinSet::new();
+    for _ in 0..25 {
+        let edges = edges.clone();
+        all_at_once.spawn(async move { dial(&edges, "us-east", address).await.unwrap() });
+    }
+    let links = all_at_once.join_all().await;
+    let resumed = links.iter().filter(|link| link.is_resumed()).count();
+    assert_eq!(resumed, 20);
 }
 
 /// In TLS 1.3 the caller is done before the stack has looked at its certificate.
