@@ -20,6 +20,7 @@ pub mod spelling;
 pub mod stack;
 pub mod text;
 pub mod topology;
+pub mod zone;
 
 pub use component::{Component, Level};
 pub use document::{Problem, Problems};
@@ -32,3 +33,4 @@ pub use reason::{Reason, ReasonCode, UnknownCode};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stack::Stack;
 pub use topology::{Edge, Location, NameServer, Region, Role, Topology};
+pub use zone::{Service, ZoneData, ZoneRecord};
