@@ -87,12 +87,23 @@ pub async fn serve(
     registry: Registry,
     readiness: Readiness,
 ) -> anyhow::Result<SocketAddr> {
+    serve_with(tasks, listen, registry, readiness, Router::new()).await
+}
+
+/// Starts the listener with further pages of the process.
+pub async fn serve_with(
+    tasks: &mut Tasks,
+    listen: SocketAddr,
+    registry: Registry,
+    readiness: Readiness,
+    pages: Router,
+) -> anyhow::Result<SocketAddr> {
     let listener = tokio::net::TcpListener::bind(listen)
         .await
         .with_context(|| texts::cannot_listen_for_metrics(listen))?;
     let bound = listener.local_addr()?;
     let stop = tasks.stop_token();
-    let service = router(Arc::new(registry), readiness);
+    let service = router(Arc::new(registry), readiness).merge(pages);
     tasks.spawn("admin", async move {
         axum::serve(listener, service)
             .with_graceful_shutdown(async move { stop.cancelled().await })

@@ -21,6 +21,7 @@ pub mod stack;
 pub mod text;
 mod texts;
 pub mod topology;
+pub mod zone;
 
 pub use component::{Component, Level};
 pub use document::{Problem, Problems};
@@ -33,3 +34,4 @@ pub use reason::{Reason, ReasonCode, UnknownCode};
 pub use snapshot::{Snapshot, SnapshotError};
 pub use stack::Stack;
 pub use topology::{Edge, Location, NameServer, Region, Role, Topology};
+pub use zone::{Service, ZoneData, ZoneRecord};

@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     Component, EdgeId, NodeId, Problem, Problems, RegionId, Stack,
     document::{self, Section},
+    zone::{self, Service, ZoneRecord},
 };
 
 /// The stacks of a region as a document writes them, in problems.
@@ -27,6 +28,12 @@ pub struct Topology {
     pub edges: BTreeMap<EdgeId, Edge>,
     /// The name servers of the zone, by id.
     pub name_servers: BTreeMap<NodeId, NameServer>,
+    /// What edges serve. `None`: the zone has no HTTPS and SVCB records.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub service: Option<Service>,
+    /// Records that the operator adds to the zone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<ZoneRecord>,
 }
 
 /// A location with a full regional stack.
@@ -81,6 +88,9 @@ pub struct Edge {
     pub port: u16,
     /// Position on the globe, from which DNS finds the edge nearest to a device.
     pub location: Location,
+    /// The part of its clients that DNS gives it, relative to other edges as near: 1..=1000.
+    #[serde(default = "zone::default_weight", skip_serializing_if = "zone::is_default_weight")]
+    pub weight: u16,
 }
 
 /// A name server of the zone.
@@ -197,11 +207,18 @@ fn read_topology(root: &mut Section<'_>) -> Option<Topology> {
         section.finish();
     }
 
+    let service = zone::read_service(root);
+    let ids = edges.keys().map(EdgeId::as_str);
+    let ids: Vec<&str> = ids.chain(name_servers.keys().map(NodeId::as_str)).collect();
+    let records = zone::read_records(root, &ids);
+
     let topology = Topology {
         zone: zone?,
         regions,
         edges,
         name_servers,
+        service,
+        records,
     };
     for problem in cross_checks(&topology) {
         root.report(&problem);
@@ -309,11 +326,13 @@ fn read_edge(section: &mut Section<'_>) -> Option<Edge> {
     }
     let port = section.required("port", "443");
     let location = read_location(section);
+    let weight = section.in_range("weight", zone::WEIGHT, 1..=zone::WEIGHT_MAX);
     Some(Edge {
         id: id?,
         addresses: addresses?,
         port: port?,
         location: location?,
+        weight,
     })
 }
 

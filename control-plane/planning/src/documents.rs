@@ -217,6 +217,9 @@ pub fn differences(before: (&Topology, &Policy), after: (&Topology, &Policy)) ->
         server_parts,
         &mut told,
     );
+    if (&before.0.service, &before.0.records) != (&after.0.service, &after.0.records) {
+        told.push(texts::records_differ());
+    }
     if before.1.dns.ttl != after.1.dns.ttl {
         told.push(texts::ttl_differs(before.1.dns.ttl_s(), after.1.dns.ttl_s()));
     }
@@ -264,6 +267,7 @@ fn edge_parts(was: &Edge, now: &Edge) -> Vec<&'static str> {
         ("address", was.addresses != now.addresses),
         ("port", was.port != now.port),
         ("place", was.location != now.location),
+        ("weight", was.weight != now.weight),
     ])
 }
 

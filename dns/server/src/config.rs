@@ -1,12 +1,17 @@
 //! Reads configs/dns.toml.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use daemon::config::{Problems, Rules};
 use serde::Deserialize;
-use topology::NodeId;
+use steering::{AllOut, Settings};
+use topology::{EdgeId, NodeId};
 
-use crate::networks::{Network, Networks};
+use crate::{
+    networks::{self, Network},
+    serve::RateLimit,
+    texts,
+};
 
 /// Configuration of a DNS responder. Paths are relative to the folder of the configuration file.
 #[derive(Debug, Clone, Deserialize)]
@@ -28,9 +33,78 @@ pub struct Config {
     pub identity: Option<identity::files::Files>,
     /// Folder for the last good plan. It is created if it does not exist.
     pub state_dir: PathBuf,
-    /// The positions of resolvers, by network.
+    /// A database of places in MaxMind's format, read at the start.
+    #[serde(default)]
+    pub geoip_database: Option<PathBuf>,
+    /// Whether this server measures how long a connection to each edge takes, for clients without a place.
+    #[serde(default)]
+    pub measure_edges: bool,
+    /// Seconds of each step in which an edge that returns gets its clients back. 0: all at once.
+    #[serde(default = "return_step_s")]
+    pub return_step_s: u64,
+    /// What answers name when the plan names no edge.
+    #[serde(default)]
+    pub all_out: AllOutMode,
+    /// The edges of `all_out = "static"`.
+    #[serde(default)]
+    pub all_out_edges: Vec<EdgeId>,
+    /// The secret of all name servers of the zone for cookies (RFC 9018), 32 hexadecimal digits. Without it, each start
+    /// makes a new one.
+    #[serde(default)]
+    pub cookie_secret: Option<String>,
+    /// The limit on replies over UDP.
+    #[serde(default)]
+    pub rate_limit: RateLimit,
+    /// The positions of resolvers and clients, by network.
     #[serde(default)]
     pub network: Vec<Network>,
+}
+
+/// Longest step of an edge that returns, in seconds: an hour and a half until it has all its clients.
+const RETURN_STEP_MAX_S: u64 = 1200;
+/// Largest slip. With more, honest clients would hardly ever learn to use TCP.
+const SLIP_MAX: u32 = 10;
+
+fn return_step_s() -> u64 {
+    Settings::default().return_step.as_secs()
+}
+
+/// What answers name when the plan names no edge.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum AllOutMode {
+    /// The edges of the last plan that named any.
+    #[default]
+    LastGood,
+    /// Every edge.
+    All,
+    /// The edges of `all_out_edges`.
+    Static,
+    /// Nothing.
+    NoData,
+}
+
+impl Config {
+    /// The settings that change answers.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            return_step: Duration::from_secs(self.return_step_s),
+            all_out: match self.all_out {
+                AllOutMode::LastGood => AllOut::LastGood,
+                AllOutMode::All => AllOut::All,
+                AllOutMode::Static => AllOut::Static(self.all_out_edges.iter().cloned().collect()),
+                AllOutMode::NoData => AllOut::NoData,
+            },
+        }
+    }
+
+    /// The secret for cookies, if there is one.
+    pub fn cookie_secret(&self) -> Option<[u8; 16]> {
+        let mut secret = [0; 16];
+        let digits = self.cookie_secret.as_deref()?;
+        hex::decode_to_slice(digits, &mut secret).ok()?;
+        Some(secret)
+    }
 }
 
 impl Rules for Config {
@@ -49,7 +123,24 @@ impl Rules for Config {
                 problems.add("control_planes", text);
             }
         }
-        if let Err(found) = Networks::new(&self.network) {
+        if self.cookie_secret.is_some() && self.cookie_secret().is_none() {
+            problems.add("cookie_secret", texts::bad_cookie_secret());
+        }
+        if self.return_step_s > RETURN_STEP_MAX_S {
+            problems.add(
+                "return_step_s",
+                texts::bad_return_step(self.return_step_s, RETURN_STEP_MAX_S),
+            );
+        }
+        match (self.all_out, self.all_out_edges.is_empty()) {
+            (AllOutMode::Static, true) => problems.add("all_out", texts::no_static_edges()),
+            (AllOutMode::Static, false) | (_, true) => {}
+            (_, false) => problems.add("all_out_edges", texts::static_edges_without_mode()),
+        }
+        if self.rate_limit.slip > SLIP_MAX {
+            problems.add("rate_limit.slip", texts::bad_slip());
+        }
+        if let Err(found) = networks::read(&self.network) {
             problems.extend(found);
         }
         problems
@@ -57,7 +148,10 @@ impl Rules for Config {
 
     fn paths(&mut self) -> Vec<&mut PathBuf> {
         let identity = self.identity.iter_mut().flat_map(|files| files.paths());
-        identity.chain([&mut self.state_dir]).collect()
+        identity
+            .chain([&mut self.state_dir])
+            .chain(&mut self.geoip_database)
+            .collect()
     }
 }
 
@@ -78,7 +172,8 @@ mod tests {
     #[test]
     fn all_problems_are_reported_together() {
         let text = "node = \"dns-1\"\nlisten = []\nadmin_listen = \"127.0.0.1:0\"\nstate_dir = \"state\"\n\
-                    control_planes = [\"127.0.0.1:7100\"]\n\
+                    control_planes = [\"127.0.0.1:7100\"]\ncookie_secret = \"abc\"\nreturn_step_s = 9999\n\
+                    all_out = \"static\"\n[rate_limit]\nper_s = 5\nslip = 11\n\
                     [[network]]\nprefix = \"10.0.0.0/40\"\nlatitude = 0.0\nlongitude = 0.0\n\
                     [[network]]\nprefix = \"::/0\"\nlatitude = 91.0\nlongitude = 0.0\n";
         let error = daemon::config::read::<Config>("dns.toml", text)
@@ -87,6 +182,10 @@ mod tests {
         for complaint in [
             "dns.toml:2: listen: the list is empty; write",
             "control_planes: \"127.0.0.1:7100\" is not the URL of a control plane; write",
+            "cookie_secret: write 32 hexadecimal digits",
+            "return_step_s: 9999 is out of range; write 0 to 1200 seconds",
+            "all_out: all_out = \"static\" names the edges of all_out_edges, and there are none",
+            "rate_limit.slip: write 0 to 10",
             "network[0].prefix: \"10.0.0.0/40\" is longer than an address; write a length of at most 32",
             "network[1].latitude: 91 is out of range; write degrees from -90 to 90",
         ] {

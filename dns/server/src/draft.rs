@@ -8,16 +8,21 @@ use hickory_proto::{
     rr::{
         self, DNSClass, Name, RData, RecordType,
         rdata::{
-            A, AAAA, HINFO, NS, SOA, TSIG,
+            A, AAAA, HINFO, HTTPS, NS, NULL, SOA, SVCB, TSIG, TXT,
             opt::{EdnsOption, NSIDPayload},
+            svcb::{Alpn, IpHint, SvcParamKey, SvcParamValue},
             tsig::{TsigAlgorithm, TsigError},
         },
     },
     serialize::binary::{BinEncodable as _, BinEncoder},
 };
-use steering::{Record, RecordData};
+use steering::{Binding, Record, RecordData, Type};
 
-use crate::wire::{Query, Tsig};
+use crate::{
+    cookie,
+    ecs::{self, Ecs},
+    wire::{Query, Tsig, option},
+};
 
 /// The contents of a reply. [`Draft::write`] copies the repeated parts from the query.
 #[derive(Debug, Clone)]
@@ -40,8 +45,11 @@ pub(crate) struct ReplyEdns {
     pub(crate) payload: u16,
     pub(crate) dnssec_ok: bool,
     pub(crate) nsid: Option<Arc<[u8]>>,
-    /// The client's half, followed by the server's half.
-    pub(crate) cookie: Option<Vec<u8>>,
+    pub(crate) cookie: Option<cookie::Given>,
+    /// The network of the query, and the length of the network for which the answer holds.
+    pub(crate) subnet: Option<(Ecs, u8)>,
+    /// The code of an extended error (RFC 8914 §4).
+    pub(crate) error: Option<u16>,
 }
 
 impl Draft {
@@ -55,6 +63,13 @@ impl Draft {
             additionals: Vec::new(),
             edns,
             is_bad_key: false,
+        }
+    }
+
+    /// Adds an extended error, if the client has EDNS.
+    pub(crate) fn tell(&mut self, error: u16) {
+        if let Some(edns) = &mut self.edns {
+            edns.error = Some(error);
         }
     }
 
@@ -74,7 +89,7 @@ impl Draft {
                     .answers
                     .push(rr::Record::from_rdata(name.clone(), record.ttl_s, data(record)?));
             }
-            let mut asked = op::Query::query(name, RecordType::from(question.kind));
+            let mut asked = op::Query::query(name, RecordType::from(question.kind.0));
             asked.set_query_class(DNSClass::from(question.class));
             message.add_query(asked);
         }
@@ -104,9 +119,15 @@ impl ReplyEdns {
         if let Some(node) = self.nsid.as_deref().and_then(|node| NSIDPayload::new(node).ok()) {
             edns.options_mut().insert(EdnsOption::NSID(node));
         }
-        if let Some(cookie) = &self.cookie {
-            edns.options_mut()
-                .insert(EdnsOption::Unknown(crate::wire::option::COOKIE, cookie.clone()));
+        let mut put = |code, contents| edns.options_mut().insert(EdnsOption::Unknown(code, contents));
+        if let Some(given) = &self.cookie {
+            put(cookie::CODE, given.cookie.to_vec());
+        }
+        if let Some((subnet, scope)) = &self.subnet {
+            put(ecs::CODE, subnet.contents(*scope));
+        }
+        if let Some(error) = self.error {
+            put(option::ERROR, error.to_be_bytes().to_vec());
         }
         edns
     }
@@ -140,7 +161,36 @@ fn data(record: &Record) -> Result<RData, ProtoError> {
             soa.minimum_s,
         )),
         RecordData::Hinfo => RData::HINFO(HINFO::new("RFC8482".to_owned(), String::new())),
+        RecordData::Txt(pieces) => RData::TXT(TXT::from_bytes(pieces.iter().map(|piece| &**piece).collect())),
+        // hickory writes only the CAA records that it can interpret.
+        RecordData::Caa(caa) => {
+            let tag = caa.tag.as_bytes();
+            let contents = [&[caa.flags, tag.len() as u8], tag, &*caa.value].concat();
+            RData::Unknown {
+                code: RecordType::from(Type::CAA.0),
+                rdata: NULL::with(contents),
+            }
+        }
+        RecordData::Https(it) => RData::HTTPS(HTTPS(binding(it)?)),
+        RecordData::Svcb(it) => RData::SVCB(binding(it)?),
     })
+}
+
+fn binding(binding: &Binding) -> Result<SVCB, ProtoError> {
+    let alpn = Alpn(binding.alpn.iter().map(ToString::to_string).collect());
+    let mut parameters = vec![
+        (SvcParamKey::Alpn, SvcParamValue::Alpn(alpn)),
+        (SvcParamKey::Port, SvcParamValue::Port(binding.port)),
+    ];
+    if !binding.v4.is_empty() {
+        let hints = IpHint(binding.v4.iter().copied().map(A).collect());
+        parameters.push((SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(hints)));
+    }
+    if !binding.v6.is_empty() {
+        let hints = IpHint(binding.v6.iter().copied().map(AAAA).collect());
+        parameters.push((SvcParamKey::Ipv6Hint, SvcParamValue::Ipv6Hint(hints)));
+    }
+    Ok(SVCB::new(binding.priority, name(&binding.target)?, parameters))
 }
 
 fn name(text: &str) -> Result<Name, ProtoError> {

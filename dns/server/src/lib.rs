@@ -4,22 +4,31 @@
 //! it keeps answering from the newest plan that it has, even after its own restart. Before its first plan it does not
 //! listen at all: resolvers remember a failure, but try another server at once when a port is closed.
 //!
-//! The sockets and the parser of queries are Meridian's own; hickory writes the replies. hickory's server would stop
+//! The sockets and the parser of queries are Meridian's own. Usual questions are answered with bytes that were written when
+//! the plan was compiled; hickory writes the other replies. hickory's server would stop
 //! its TCP side after one aborted connection, loses the OPT record of truncated replies, and logs every query. Its
 //! parser refuses a message because of a single unknown option.
 
+mod batch;
 pub mod config;
-mod datagram;
+mod cookie;
 mod draft;
+mod ecs;
+mod fast;
+pub mod geo;
+mod limit;
+pub mod measure;
 pub mod metrics;
-mod networks;
+pub mod networks;
+pub mod pages;
 pub mod reply;
 pub mod serve;
 mod slots;
 pub mod texts;
+mod udp;
 mod wire;
 
 pub use config::Config;
 pub use metrics::Metrics;
-pub use networks::Networks;
-pub use reply::{Reply, Responder, Transport};
+pub use reply::{Received, Reply, Responder, Transport};
+pub use serve::RateLimit;

@@ -1,14 +1,18 @@
 //! `meridian-dns`: the authoritative DNS responder of the service zone.
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    process::ExitCode,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use api::v1::NodeKind;
 use daemon::{Process, Tasks, admin};
-use dns::{Config, Metrics, Networks, Responder, serve, texts};
+use dns::{Config, Metrics, Responder, geo, measure, networks, pages, serve, texts};
 use node::{Follower, LastGood};
 use prometheus_client::registry::Registry;
-use steering::Answers;
+use steering::{Geography, Steering};
 use tokio::sync::watch;
 use topology::Snapshot;
 
@@ -36,7 +40,20 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
     let ready = admin::Readiness::default();
     ready.set("plan", false);
-    let admin = admin::serve(&mut tasks, config.admin_listen, registry, ready.clone()).await?;
+    let pages = Arc::new(pages::Pages {
+        node: config.node.clone(),
+        responder: OnceLock::new(),
+        geography: Arc::new(geography(&config)?),
+        settings: config.settings(),
+    });
+    let admin = admin::serve_with(
+        &mut tasks,
+        config.admin_listen,
+        registry,
+        ready.clone(),
+        pages::router(pages.clone()),
+    )
+    .await?;
 
     let endpoints = config.control_planes.clone();
     let (current, snapshots) = watch::channel(None);
@@ -67,7 +84,7 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
             // The task that follows plans stops at the same moment. The end of its channel is then no failure.
             biased;
             () = stop.cancelled() => Ok(()),
-            result = answer(process, config, snapshots, metrics, ready, admin, stop.clone()) => result,
+            result = answer(process, config, snapshots, metrics, ready, (admin, pages), stop.clone()) => result,
         }
     });
     tasks.run(GRACE).await
@@ -80,7 +97,7 @@ async fn answer(
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
     metrics: Metrics,
     ready: admin::Readiness,
-    admin: std::net::SocketAddr,
+    (admin, pages): (std::net::SocketAddr, Arc<pages::Pages>),
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!("{}", texts::WAITS_FOR_PLAN);
@@ -90,9 +107,12 @@ async fn answer(
         .context(texts::FOLLOWER_ENDED)?
         .clone()
         .context(texts::FOLLOWER_ENDED)?;
-    let networks = Networks::new(&config.network)?;
-    let answers = Answers::compile(&first);
-    let responder = Arc::new(Responder::new(answers, networks, &config.node, rand::random()));
+    let mut steering = Steering::new(pages.geography.clone(), pages.settings.clone());
+    let answers = tokio::task::block_in_place(|| steering.compile(&first, daemon::clock::now()));
+    let secret = config.cookie_secret().unwrap_or_else(rand::random);
+    let responder = Arc::new(Responder::new(answers, &config.node, secret));
+    // Set once, here.
+    let _ = pages.responder.set(responder.clone());
 
     let mut sockets = Vec::new();
     for listen in &config.listen {
@@ -105,11 +125,30 @@ async fn answer(
     }
     let mut serving = tokio::task::JoinSet::new();
     for sockets in sockets {
-        serving.spawn(sockets.serve(responder.clone(), metrics.clone(), stop.clone()));
+        serving.spawn(sockets.serve(responder.clone(), config.rate_limit, metrics.clone(), stop.clone()));
     }
-    serving.spawn(serve::keep_current(responder, snapshots, metrics));
+    let (measured, measurements) = watch::channel(measure::Measured::new());
+    if config.measure_edges {
+        serving.spawn(measure::keep_measuring(snapshots.clone(), measured));
+    }
+    serving.spawn(serve::keep_current(
+        responder,
+        steering,
+        snapshots,
+        measurements,
+        metrics,
+    ));
     ready.set("plan", true);
     process.announce(&addresses)?;
     serving.join_next().await;
     Ok(())
+}
+
+/// The places of clients: the operator's networks, and below them the database.
+fn geography(config: &Config) -> anyhow::Result<Geography> {
+    let entries = networks::read(&config.network)?;
+    let database = config.geoip_database.as_deref().map(geo::read).transpose()?;
+    let geography = Geography::new(&entries, database.unwrap_or_default());
+    tracing::info!(networks = geography.networks(), "read the places of clients");
+    Ok(geography)
 }

@@ -1,11 +1,15 @@
 //! The metrics of the responder. Their names are constants in this file. The encoder adds `_total` to the names of
 //! counters.
 
+use std::sync::atomic::AtomicU64;
+
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
     registry::Registry,
 };
+use steering::Type;
+use strum::{EnumCount as _, IntoEnumIterator as _};
 
 /// Queries answered, by type, response code and transport.
 pub const QUERIES: &str = "meridian_dns_queries";
@@ -13,6 +17,16 @@ pub const QUERIES: &str = "meridian_dns_queries";
 pub const DROPPED: &str = "meridian_dns_dropped";
 /// Answers over UDP that did not fit. The client asks again over TCP.
 pub const TRUNCATED: &str = "meridian_dns_truncated";
+/// Questions that went the long way, because they are no plain questions about the zone or have no short answer.
+pub const UNUSUAL: &str = "meridian_dns_unusual";
+/// Replies over UDP that were cut or dropped, because their network gets too many.
+pub const LIMITED: &str = "meridian_dns_limited";
+/// Replies over UDP that the system did not take.
+pub const UNSENT: &str = "meridian_dns_unsent";
+/// Longest TTL of answers for the service, in seconds: the part of a lost edge's bound that caches add.
+pub const TTL: &str = "meridian_dns_ttl_seconds";
+/// Time that the newest answers took to compile, in seconds.
+pub const COMPILE_TIME: &str = "meridian_dns_compile_seconds";
 /// Open TCP connections.
 pub const TCP_CONNECTIONS: &str = "meridian_dns_tcp_connections";
 /// TCP connections that were closed because another client needed the slot.
@@ -25,7 +39,7 @@ pub const PLAN_CREATED: &str = "meridian_dns_plan_created_timestamp_seconds";
 pub const ANSWERS_COMPILED: &str = "meridian_dns_answers_compiled_timestamp_seconds";
 
 /// The type of a question as a label. Rare types share one value; otherwise strangers could create a series per type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter, strum::EnumCount)]
 #[expect(missing_docs, reason = "the names say it")]
 #[strum(serialize_all = "lowercase")]
 pub enum QueryType {
@@ -33,14 +47,36 @@ pub enum QueryType {
     Aaaa,
     Ns,
     Soa,
+    Txt,
+    Caa,
+    Svcb,
+    Https,
     Any,
     Other,
     /// The question could not be read.
     None,
 }
 
+impl QueryType {
+    /// The label of a type.
+    pub fn of(kind: Type) -> Self {
+        match kind {
+            Type::A => Self::A,
+            Type::AAAA => Self::Aaaa,
+            Type::NS => Self::Ns,
+            Type::SOA => Self::Soa,
+            Type::TXT => Self::Txt,
+            Type::CAA => Self::Caa,
+            Type::SVCB => Self::Svcb,
+            Type::HTTPS => Self::Https,
+            Type::ANY => Self::Any,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// A response code as a label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr, strum::EnumIter, strum::EnumCount)]
 #[expect(missing_docs, reason = "the names are those of RFC 6895")]
 #[strum(serialize_all = "lowercase")]
 pub enum Rcode {
@@ -84,6 +120,16 @@ pub struct Metrics {
     pub dropped: Counter,
     /// [`TRUNCATED`].
     pub truncated: Counter,
+    /// [`UNUSUAL`].
+    pub unusual: Counter,
+    /// [`LIMITED`].
+    pub limited: Counter,
+    /// [`UNSENT`].
+    pub unsent: Counter,
+    /// [`TTL`].
+    pub ttl: Gauge,
+    /// [`COMPILE_TIME`].
+    pub compile_time: Gauge<f64, AtomicU64>,
     /// [`TCP_CONNECTIONS`].
     pub tcp_connections: Gauge,
     /// [`TCP_EVICTED`].
@@ -110,6 +156,23 @@ impl Metrics {
             "UDP answers that were too long, so that the client asks again over TCP",
             self.truncated.clone(),
         );
+        registry.register(
+            UNUSUAL,
+            "Questions that went the long way to their reply",
+            self.unusual.clone(),
+        );
+        registry.register(
+            LIMITED,
+            "UDP replies cut or dropped by the rate limit",
+            self.limited.clone(),
+        );
+        registry.register(UNSENT, "UDP replies that the system did not take", self.unsent.clone());
+        registry.register(TTL, "Longest TTL of answers for the service", self.ttl.clone());
+        registry.register(
+            COMPILE_TIME,
+            "Time that the newest answers took to compile",
+            self.compile_time.clone(),
+        );
         registry.register(TCP_CONNECTIONS, "Open TCP connections", self.tcp_connections.clone());
         registry.register(
             TCP_EVICTED,
@@ -131,6 +194,56 @@ impl Metrics {
             "Time at which the answers were compiled",
             self.answers_compiled.clone(),
         );
+    }
+}
+
+/// The counts of one thread, passed on once for each batch.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    queries: [[u64; Rcode::COUNT]; QueryType::COUNT],
+    /// The counters behind `queries`, looked up once.
+    counters: Box<[[Option<Counter>; Rcode::COUNT]; QueryType::COUNT]>,
+    pub(crate) dropped: u64,
+    pub(crate) truncated: u64,
+    pub(crate) unusual: u64,
+    pub(crate) limited: u64,
+    pub(crate) unsent: u64,
+}
+
+impl Tally {
+    /// Counts one reply over UDP.
+    pub(crate) fn count(&mut self, qtype: QueryType, rcode: Rcode) {
+        self.queries[qtype as usize][rcode as usize] += 1;
+    }
+
+    /// Adds the counts to the metrics and begins anew.
+    pub(crate) fn flush(&mut self, metrics: &Metrics) {
+        for (qtype, (counts, counters)) in QueryType::iter().zip(self.queries.iter_mut().zip(self.counters.iter_mut()))
+        {
+            for (rcode, (count, counter)) in Rcode::iter().zip(counts.iter_mut().zip(counters)) {
+                if *count == 0 {
+                    continue;
+                }
+                let labels = QueryLabels {
+                    qtype,
+                    rcode,
+                    transport: TransportLabel::Udp,
+                };
+                let counter = counter.get_or_insert_with(|| metrics.queries.get_or_create(&labels).clone());
+                counter.inc_by(std::mem::take(count));
+            }
+        }
+        for (count, counter) in [
+            (&mut self.dropped, &metrics.dropped),
+            (&mut self.truncated, &metrics.truncated),
+            (&mut self.unusual, &metrics.unusual),
+            (&mut self.limited, &metrics.limited),
+            (&mut self.unsent, &metrics.unsent),
+        ] {
+            if *count > 0 {
+                counter.inc_by(std::mem::take(count));
+            }
+        }
     }
 }
 

@@ -1,28 +1,41 @@
 //! Turns the bytes of a question into the bytes of its reply. This module opens no socket.
+//!
+//! There are two ways. The usual questions go the short one (`fast.rs`), which copies what was written when the answers
+//! were compiled. Everything else goes the long one here, which takes records and lets hickory write them.
 
 use std::{net::IpAddr, sync::Arc};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use hickory_proto::op::ResponseCode;
-use hmac::{Hmac, Mac as _};
-use sha2::Sha256;
-use steering::{Answers, Lookup, NoSuchZone, Type};
+use steering::{Answers, Client, Lookup, NoSuchZone, Type};
+use topology::Moment;
 
 use crate::{
-    Networks,
+    cookie::{self, Secret},
     draft::{Draft, ReplyEdns},
+    fast,
     metrics::{QueryType, Rcode},
     texts,
-    wire::{Edns, Query, Question, class, kind},
+    wire::{Edns, HEADER_BYTES, Query, Question, class},
 };
 
 /// Largest reply over UDP to a client with EDNS, in bytes. Larger datagrams may be fragmented and lost (RFC 9715).
-const UDP_BYTES_MAX: u16 = 1232;
+pub const UDP_BYTES_MAX: u16 = 1232;
 /// Largest reply over UDP without EDNS, in bytes (RFC 1035 §4.2.1).
-const UDP_BYTES_PLAIN: u16 = 512;
-/// Length of the server's half of a cookie, in bytes: the shortest one allowed (RFC 7873 §4.2). Guessing a cookie gains
-/// nothing, because clients with a cookie have no more rights than others.
-const SERVER_COOKIE_BYTES: usize = 8;
+pub(crate) const UDP_BYTES_PLAIN: u16 = 512;
+/// Length of an OPT record without options.
+pub(crate) const OPT_BYTES: usize = 11;
+/// How much longer a datagram may be than its question when its client did not show that the address is its own.
+const AMPLIFICATION_MAX: usize = 3;
+/// Bytes of the IP and UDP headers around a message.
+const AROUND_BYTES: usize = 28;
+
+/// Codes of extended errors (RFC 8914 §5.2).
+mod extended {
+    pub(super) const PROHIBITED: u16 = 18;
+    pub(super) const NOT_AUTHORITATIVE: u16 = 20;
+    pub(super) const NOT_SUPPORTED: u16 = 21;
+}
 
 /// The transport of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +44,19 @@ pub enum Transport {
     Udp,
     /// A stream. A reply may have 65,535 bytes.
     Tcp,
+}
+
+/// A message and what is known about it.
+#[derive(Debug, Clone, Copy)]
+pub struct Received<'a> {
+    /// The bytes of the message.
+    pub message: &'a [u8],
+    /// The address that it came from.
+    pub client: IpAddr,
+    /// How it came.
+    pub transport: Transport,
+    /// The time.
+    pub now: Moment,
 }
 
 /// A reply, ready to be sent.
@@ -44,38 +70,42 @@ pub struct Reply {
     pub rcode: Rcode,
     /// Whether the reply tells the client to ask again over TCP.
     pub truncated: bool,
+    /// Whether the client showed that it owns its address: by a cookie, or by a connection.
+    pub is_trusted: bool,
 }
 
 /// Answers questions from the newest compiled answers.
 #[derive(Debug)]
 pub struct Responder {
     answers: ArcSwap<Answers>,
-    networks: Networks,
     node: Arc<[u8]>,
-    cookie_key: [u8; 32],
+    secret: Secret,
 }
 
 impl Responder {
-    /// Replies from these answers. `node` is the name of this server for NSID (RFC 5001); `cookie_key` is random.
-    pub fn new(answers: Answers, networks: Networks, node: &topology::NodeId, cookie_key: [u8; 32]) -> Self {
+    /// Replies from these answers. `node` is the name of this server for NSID (RFC 5001). All name servers of a zone share
+    /// `cookie_secret` (RFC 9018), or it is random.
+    pub fn new(answers: Answers, node: &topology::NodeId, cookie_secret: [u8; 16]) -> Self {
         Self {
             answers: ArcSwap::from_pointee(answers),
-            networks,
             node: node.as_str().as_bytes().into(),
-            cookie_key,
+            secret: Secret(cookie_secret),
         }
     }
 
-    /// Replies from `answers` from now on. Ignores answers that are not newer than those in force.
-    pub fn set(&self, answers: Answers) {
+    /// Replies from `answers` from now on. Ignores answers of an older plan than the one in force. Returns whether they
+    /// count.
+    pub fn set(&self, answers: Answers) -> bool {
         let answers = Arc::new(answers);
-        self.answers.rcu(|current| {
-            if answers.number() > current.number() {
+        // The same plan has new answers when time passes: its TTLs grow.
+        let before = self.answers.rcu(|current| {
+            if answers.number() >= current.number() {
                 answers.clone()
             } else {
                 current.clone()
             }
         });
+        answers.number() >= before.number()
     }
 
     /// The answers in force.
@@ -83,32 +113,77 @@ impl Responder {
         self.answers.load_full()
     }
 
-    /// The reply to a message from `client`. `None` when the message must not be answered: it is too short for a
-    /// header, or is an answer itself.
-    pub fn reply(&self, message: &[u8], client: IpAddr, transport: Transport) -> Option<Reply> {
-        let query = Query::read(message)?;
+    /// The answers in force, for a batch of questions.
+    pub(crate) fn load(&self) -> Guard<Arc<Answers>> {
+        self.answers.load()
+    }
+
+    pub(crate) fn secret(&self) -> &Secret {
+        &self.secret
+    }
+
+    /// The reply to a message. `None` when the message must not be answered: it is too short for a header, or is an answer
+    /// itself.
+    pub fn reply(&self, received: &Received<'_>) -> Option<Reply> {
+        self.reply_by(received, false)
+    }
+
+    /// The reply to a datagram by the short way, written into `out`. Returns its length, or `None` if the question needs
+    /// the long one.
+    pub fn short_reply(&self, received: &Received<'_>, out: &mut [u8; UDP_BYTES_MAX as usize]) -> Option<usize> {
+        let answers = self.answers.load();
+        let (message, now_s) = (received.message, seconds(received.now));
+        fast::reply(&answers, &self.secret, message, received.client, now_s, out)
+            .ok()
+            .map(|fast| fast.length)
+    }
+
+    /// A reply without records that tells the client to ask again over TCP.
+    pub(crate) fn cut_reply(&self, received: &Received<'_>) -> Option<Reply> {
+        self.reply_by(received, true)
+    }
+
+    fn reply_by(&self, received: &Received<'_>, is_cut: bool) -> Option<Reply> {
+        let query = Query::read(received.message)?;
         // Loaded once per question, so that the whole reply comes from one plan.
         let answers = self.answers.load();
-        let mut draft = Draft::new(query.edns.as_ref().map(|edns| self.edns(edns, client)));
-        let rcode = self.answer(&query, client, &answers, &mut draft);
-        draft.code = code(rcode);
-        let bytes_max = match (transport, &query.edns) {
-            (Transport::Tcp, _) => u16::MAX,
-            (Transport::Udp, None) => UDP_BYTES_PLAIN,
-            (Transport::Udp, Some(edns)) => edns.payload.clamp(UDP_BYTES_PLAIN, UDP_BYTES_MAX),
+        let mut draft = Draft::new(query.edns.as_ref().map(|edns| self.edns(edns, received)));
+        let shown = draft.edns.as_ref().and_then(|edns| edns.cookie);
+        let is_trusted = received.transport == Transport::Tcp || shown.is_some_and(|given| given.is_good);
+        let bytes_max = match (received.transport, &query.edns) {
+            (Transport::Tcp, _) => usize::from(u16::MAX),
+            (Transport::Udp, edns) => {
+                let payload = edns.as_ref().map(|edns| edns.payload);
+                datagram_bytes_max(payload, received.message.len(), is_trusted)
+            }
         };
+        let room = bytes_max.saturating_sub(HEADER_BYTES + query.questions_bytes + edns_bytes(&draft));
+        let rcode = self.answer(&query, received, room, &answers, &mut draft);
+        draft.code = code(rcode);
+        draft.is_truncated = is_cut;
+        if is_cut {
+            (draft.answers, draft.authorities, draft.additionals) = Default::default();
+        }
         Some(Reply {
-            bytes: write(&mut draft, &query, bytes_max.into()),
+            bytes: write(&mut draft, &query, bytes_max),
             qtype: query
                 .question
                 .as_ref()
-                .map_or(QueryType::None, |question| label(question.kind)),
+                .map_or(QueryType::None, |question| QueryType::of(question.kind)),
             rcode,
             truncated: draft.is_truncated,
+            is_trusted,
         })
     }
 
-    fn answer(&self, query: &Query<'_>, client: IpAddr, answers: &Answers, draft: &mut Draft) -> Rcode {
+    fn answer(
+        &self,
+        query: &Query<'_>,
+        received: &Received<'_>,
+        room: usize,
+        answers: &Answers,
+        draft: &mut Draft,
+    ) -> Rcode {
         /// The opcode of a query. All other opcodes change or announce something (RFC 1035 §4.1.1).
         const QUERY: u8 = 0;
         if query.opcode != QUERY && !query.is_well_formed {
@@ -124,6 +199,7 @@ impl Responder {
             return Rcode::NotAuth;
         }
         if query.opcode != QUERY {
+            draft.tell(extended::NOT_SUPPORTED);
             return Rcode::NotImp;
         }
         if query.edns.as_ref().is_some_and(|edns| edns.version > 0) {
@@ -136,61 +212,90 @@ impl Responder {
             // Two questions have no common answer (RFC 9619).
             _ => return Rcode::FormErr,
         };
-        if question.kind == kind::OPT {
+        if question.kind == Type::OPT {
             return Rcode::FormErr;
         }
         // Zone transfers are for secondaries. This zone has none, because every server follows the plan itself.
-        if matches!(question.kind, kind::AXFR | kind::IXFR) || question.class != class::IN {
+        if matches!(question.kind, Type::AXFR | Type::IXFR) {
+            draft.tell(extended::PROHIBITED);
             return Rcode::Refused;
         }
-        self.look_up(question, client, answers, draft)
-    }
-
-    fn look_up(&self, question: &Question<'_>, client: IpAddr, answers: &Answers, draft: &mut Draft) -> Rcode {
-        let client = self.networks.client(client);
-        let lookup = match answers.lookup(&question.name, asked(question.kind), client) {
-            Ok(lookup) => lookup,
-            Err(NoSuchZone) => return Rcode::Refused,
-        };
-        draft.is_authoritative = true;
-        match lookup {
-            Lookup::Found { records, additional } => {
-                (draft.answers, draft.additionals) = (records, additional);
-                Rcode::NoError
-            }
-            Lookup::NoData(soa) => {
-                draft.authorities = vec![soa];
-                Rcode::NoError
-            }
-            Lookup::NoSuchName(soa) => {
-                draft.authorities = vec![soa];
-                Rcode::NxDomain
-            }
+        if question.class != class::IN {
+            draft.tell(extended::NOT_AUTHORITATIVE);
+            return Rcode::Refused;
         }
+        let client = Client {
+            resolver: received.client,
+            subnet: query.edns.as_ref().and_then(|edns| edns.subnet?.subnet()),
+        };
+        look_up(question, &client, room, answers, draft)
     }
 
     /// A query with EDNS gets a reply with EDNS (RFC 6891 §6.1.1).
-    fn edns(&self, theirs: &Edns<'_>, client: IpAddr) -> ReplyEdns {
+    fn edns(&self, theirs: &Edns<'_>, received: &Received<'_>) -> ReplyEdns {
+        let give = |shown| self.secret.give(shown, received.client, seconds(received.now));
         ReplyEdns {
             payload: UDP_BYTES_MAX,
             dnssec_ok: theirs.dnssec_ok,
             nsid: theirs.nsid.then(|| self.node.clone()),
-            cookie: theirs.cookie.map(|cookie| self.cookie(cookie, client)),
+            cookie: theirs.cookie.and_then(give),
+            subnet: theirs.subnet.map(|subnet| (subnet, 0)),
+            error: None,
         }
     }
+}
 
-    /// The client's half of a cookie followed by the server's half. Only the client gains: a forged reply lacks the
-    /// client's half (RFC 7873 §3).
-    fn cookie(&self, theirs: &[u8; 8], client: IpAddr) -> Vec<u8> {
-        let mut mac = Hmac::<Sha256>::new_from_slice(&self.cookie_key).expect("a key of HMAC may have any length");
-        mac.update(theirs);
-        match client.to_canonical() {
-            IpAddr::V4(v4) => mac.update(&v4.octets()),
-            IpAddr::V6(v6) => mac.update(&v6.octets()),
+fn look_up(question: &Question<'_>, client: &Client, room: usize, answers: &Answers, draft: &mut Draft) -> Rcode {
+    let answer = match answers.lookup(&question.name, question.kind, client, room) {
+        Ok(answer) => answer,
+        Err(NoSuchZone) => {
+            draft.tell(extended::NOT_AUTHORITATIVE);
+            return Rcode::Refused;
         }
-        let ours = mac.finalize().into_bytes();
-        [&theirs[..], &ours[..SERVER_COOKIE_BYTES]].concat()
+    };
+    if let Some((_, scope)) = draft.edns.as_mut().and_then(|edns| edns.subnet.as_mut()) {
+        *scope = answer.scope;
     }
+    draft.is_authoritative = true;
+    match answer.lookup {
+        Lookup::Found { records, additional } => {
+            (draft.answers, draft.additionals) = (records, additional);
+            Rcode::NoError
+        }
+        Lookup::NoData(soa) => {
+            draft.authorities = vec![soa];
+            Rcode::NoError
+        }
+        Lookup::NoSuchName(soa) => {
+            draft.authorities = vec![soa];
+            Rcode::NxDomain
+        }
+    }
+}
+
+/// The time as cookies have it.
+pub(crate) fn seconds(now: Moment) -> u32 {
+    (now.0 / 1000) as u32
+}
+
+/// Most bytes of a reply over UDP. `payload` is the limit that the client names, if it has EDNS. A client that did not show
+/// a cookie may be the victim of a forger, so its replies are no weapon.
+pub(crate) fn datagram_bytes_max(payload: Option<u16>, question_bytes: usize, is_trusted: bool) -> usize {
+    let named = payload.map_or(UDP_BYTES_PLAIN, |payload| payload.clamp(UDP_BYTES_PLAIN, UDP_BYTES_MAX));
+    let named = usize::from(named);
+    if is_trusted {
+        return named;
+    }
+    named.min(AMPLIFICATION_MAX * (question_bytes + AROUND_BYTES) - AROUND_BYTES)
+}
+
+/// Length of the OPT record of a reply, before an extended error is added.
+fn edns_bytes(draft: &Draft) -> usize {
+    let Some(edns) = &draft.edns else { return 0 };
+    let nsid = edns.nsid.as_ref().map_or(0, |node| 4 + node.len());
+    let cookie = edns.cookie.map_or(0, |_| cookie::REPLY_BYTES);
+    let subnet = edns.subnet.map_or(0, |(subnet, _)| subnet.reply_bytes());
+    OPT_BYTES + nsid + cookie + subnet
 }
 
 /// Writes a reply of at most `bytes_max` bytes.
@@ -223,28 +328,6 @@ fn write(draft: &mut Draft, query: &Query<'_>, bytes_max: usize) -> Vec<u8> {
 fn bare(id: u16, code: ResponseCode) -> Vec<u8> {
     let [high, low] = id.to_be_bytes();
     vec![high, low, 0x80, code.low(), 0, 0, 0, 0, 0, 0, 0, 0]
-}
-
-fn asked(kind: u16) -> Type {
-    match kind {
-        kind::A => Type::A,
-        kind::AAAA => Type::Aaaa,
-        kind::NS => Type::Ns,
-        kind::SOA => Type::Soa,
-        kind::ANY => Type::Any,
-        _ => Type::Other,
-    }
-}
-
-fn label(kind: u16) -> QueryType {
-    match asked(kind) {
-        Type::A => QueryType::A,
-        Type::Aaaa => QueryType::Aaaa,
-        Type::Ns => QueryType::Ns,
-        Type::Soa => QueryType::Soa,
-        Type::Any => QueryType::Any,
-        Type::Other => QueryType::Other,
-    }
 }
 
 fn code(code: Rcode) -> ResponseCode {

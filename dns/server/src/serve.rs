@@ -1,8 +1,15 @@
 //! The sockets (UDP and TCP on every address), and the loop that compiles new plans.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::Context as _;
+use serde::Deserialize;
+use steering::Steering;
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -15,17 +22,14 @@ use topology::Snapshot;
 
 use crate::{
     Metrics, Reply, Responder, Transport,
-    datagram::Datagrams,
+    limit::Limiter,
+    measure::Measured,
     metrics::{QueryLabels, TransportLabel},
+    reply::Received,
     slots::{Slot, Slots},
-    texts,
+    texts, udp,
 };
 
-/// Largest question over UDP, in bytes. A longer one is cut, and a cut question is malformed. Real questions have fewer
-/// than 300 bytes.
-const UDP_QUESTION_BYTES_MAX: usize = 4096;
-/// Most tasks per UDP socket. With more, the kernel is the limit.
-const UDP_TASKS_MAX: usize = 4;
 /// Most TCP connections per address; one more evicts the longest idle one. TCP is the exception here, and connections
 /// are brief.
 const TCP_CONNECTIONS_MAX: usize = 256;
@@ -37,22 +41,42 @@ const TCP_MESSAGE: Duration = Duration::from_secs(5);
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 /// Most attempts to find a port that is free for both UDP and TCP.
 const PORT_ATTEMPTS: usize = 16;
+/// Shortest time between two compilations of one plan. A step of time is never more urgent than this.
+const RECOMPILE_PAUSE: Duration = Duration::from_millis(100);
 
-/// A UDP socket and a TCP listener on the same address.
+/// The limit on replies over UDP to clients without a cookie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct RateLimit {
+    /// Replies a second for each network of clients, /24 or /56. 0: no limit.
+    pub per_s: u32,
+    /// Of so many limited replies one is sent, cut, so that an honest client uses TCP. 0: none.
+    pub slip: u32,
+}
+
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self {
+            // Several large resolvers that share a network ask less than this for one zone whose answers they cache.
+            per_s: 2000,
+            slip: 2,
+        }
+    }
+}
+
+/// The UDP sockets and the TCP listener of one address.
 #[derive(Debug)]
 pub struct Sockets {
-    udp: Datagrams,
+    udp: udp::Sockets,
     tcp: TcpListener,
 }
 
 impl Sockets {
-    /// Binds both sockets. With port 0, both get the same free port.
+    /// Binds all sockets. With port 0, all get the same free port.
     pub async fn bind(listen: SocketAddr) -> anyhow::Result<Self> {
         let mut last = None;
         for _ in 0..PORT_ATTEMPTS {
-            let udp = Datagrams::bind(listen)
-                .await
-                .with_context(|| texts::cannot_listen(listen, "UDP"))?;
+            let udp = udp::Sockets::bind(listen).with_context(|| texts::cannot_listen(listen, "UDP"))?;
             match daemon::listen(udp.address()?) {
                 Ok(tcp) => return Ok(Self { udp, tcp }),
                 // With a fixed port there is no other port to try.
@@ -70,33 +94,55 @@ impl Sockets {
     }
 
     /// Answers questions until `stop`.
-    pub async fn serve(self, responder: Arc<Responder>, metrics: Metrics, stop: CancellationToken) {
-        let tasks = std::thread::available_parallelism().map_or(1, usize::from);
-        let udp = Arc::new(self.udp);
+    pub async fn serve(self, responder: Arc<Responder>, limit: RateLimit, metrics: Metrics, stop: CancellationToken) {
+        let limiter = Arc::new(Limiter::new(limit.per_s, limit.slip, rand::random()));
+        let shared = udp::Shared {
+            responder: responder.clone(),
+            limiter,
+            metrics: metrics.clone(),
+        };
+        let mut threads = match self.udp.serve(shared) {
+            Ok(threads) => threads,
+            Err(error) => {
+                tracing::error!(%error, "{}", texts::CANNOT_START_THREADS);
+                return;
+            }
+        };
         let mut serving = JoinSet::new();
-        for _ in 0..tasks.min(UDP_TASKS_MAX) {
-            serving.spawn(serve_udp(udp.clone(), responder.clone(), metrics.clone()));
-        }
         serving.spawn(serve_tcp(self.tcp, responder, metrics));
         // No serving task ends by itself. If one panicked, its socket would no longer be read, so the process ends and
         // its supervisor restarts it.
         tokio::select! {
             () = stop.cancelled() => {}
             Some(ended) = serving.join_next() => tracing::error!(?ended, "{}", texts::TASK_ENDED),
+            () = threads.ended() => tracing::error!("{}", texts::THREAD_ENDED),
         }
+        serving.shutdown().await;
+        threads.stop().await;
     }
 }
 
-/// Compiles every newer snapshot, until the sender of snapshots is gone.
+/// Compiles every newer snapshot, and the newest one again when time or a measurement changes its answers, until the sender
+/// of snapshots is gone.
 pub async fn keep_current(
     responder: Arc<Responder>,
+    mut steering: Steering,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    mut measurements: watch::Receiver<Measured>,
     metrics: Metrics,
 ) {
     loop {
+        steering.measured(measurements.borrow_and_update().clone());
         let newest = snapshots.borrow_and_update().clone();
+        let mut again = None;
         if let Some(snapshot) = newest {
-            responder.set(steering::Answers::compile(&snapshot));
+            let now = daemon::clock::now();
+            let compiling = Instant::now();
+            let answers = compile(&mut steering, &snapshot, now);
+            metrics.compile_time.set(compiling.elapsed().as_secs_f64());
+            metrics.ttl.set(answers.ttl().high_s.into());
+            again = answers.holds_until().map(|until| until.since(now).max(RECOMPILE_PAUSE));
+            responder.set(answers);
             metrics.plan_generation.set(snapshot.plan.generation.cast_signed());
             metrics
                 .plan_created
@@ -105,38 +151,30 @@ pub async fn keep_current(
                 .answers_compiled
                 .set(daemon::clock::now().0.cast_signed() / 1000);
         }
-        if snapshots.changed().await.is_err() {
-            return;
+        let later = async {
+            match again {
+                Some(time) => sleep(time).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            changed = snapshots.changed() => {
+                if changed.is_err() {
+                    return;
+                }
+            }
+            // Without measurements the sender is gone.
+            Ok(()) = measurements.changed() => {}
+            () = later => {}
         }
     }
 }
 
-async fn serve_udp(socket: Arc<Datagrams>, responder: Arc<Responder>, metrics: Metrics) {
-    let mut buffer = [0; UDP_QUESTION_BYTES_MAX];
-    loop {
-        let question = match socket.receive(&mut buffer).await {
-            Ok(received) => received,
-            Err(error) => {
-                tracing::warn!(%error, "{}", texts::CANNOT_RECEIVE);
-                sleep(ERROR_PAUSE).await;
-                continue;
-            }
-        };
-        let client = question.client;
-        // No datagram can be sent to port 0.
-        if client.port() == 0 {
-            metrics.dropped.inc();
-            continue;
-        }
-        let Some(reply) = responder.reply(&buffer[..question.length], client.ip(), Transport::Udp) else {
-            metrics.dropped.inc();
-            continue;
-        };
-        count(&metrics, &reply, TransportLabel::Udp);
-        if let Err(error) = socket.reply(&reply.bytes, &question).await {
-            // The client asks again. Nothing else helps against a fault of its network.
-            tracing::debug!(%client, %error, "cannot send over UDP");
-        }
+/// Compiles without holding up other tasks: a map of half a million networks takes a while.
+fn compile(steering: &mut Steering, snapshot: &Snapshot, now: topology::Moment) -> steering::Answers {
+    match tokio::runtime::Handle::current().runtime_flavor() {
+        tokio::runtime::RuntimeFlavor::MultiThread => tokio::task::block_in_place(|| steering.compile(snapshot, now)),
+        _ => steering.compile(snapshot, now),
     }
 }
 
@@ -202,12 +240,18 @@ async fn converse(
         }
         let mut question = vec![0; u16::from_be_bytes(length).into()];
         timeout(TCP_MESSAGE, stream.read_exact(&mut question)).await??;
-        let Some(reply) = responder.reply(&question, client.ip(), Transport::Tcp) else {
+        let received = Received {
+            message: &question,
+            client: client.ip(),
+            transport: Transport::Tcp,
+            now: daemon::clock::now(),
+        };
+        let Some(reply) = responder.reply(&received) else {
             // A client whose message deserves no reply has lost the framing.
             metrics.dropped.inc();
             return Ok(());
         };
-        count(metrics, &reply, TransportLabel::Tcp);
+        count(metrics, &reply);
         let Ok(length) = u16::try_from(reply.bytes.len()) else {
             return Err(io::Error::other("the reply is longer than 65535 bytes"));
         };
@@ -218,11 +262,11 @@ async fn converse(
     }
 }
 
-fn count(metrics: &Metrics, reply: &Reply, transport: TransportLabel) {
+fn count(metrics: &Metrics, reply: &Reply) {
     let labels = QueryLabels {
         qtype: reply.qtype,
         rcode: reply.rcode,
-        transport,
+        transport: TransportLabel::Tcp,
     };
     metrics.queries.get_or_create(&labels).inc();
     if reply.truncated {
@@ -232,7 +276,7 @@ fn count(metrics: &Metrics, reply: &Reply, transport: TransportLabel) {
 
 #[cfg(test)]
 mod tests {
-    use tokio::{io::DuplexStream, time::Instant};
+    use tokio::io::DuplexStream;
     use topology::{NodeId, fixtures::three_primaries};
 
     use super::*;
@@ -242,8 +286,8 @@ mod tests {
         let (ours, theirs) = tokio::io::duplex(1024);
         tokio::spawn(async move {
             let node = NodeId::new("dns-1").unwrap();
-            let answers = steering::Answers::compile(&three_primaries());
-            let responder = Responder::new(answers, crate::Networks::default(), &node, [0; 32]);
+            let answers = steering::Answers::compile(&three_primaries(), topology::Moment(0));
+            let responder = Responder::new(answers, &node, [0; 16]);
             let client: SocketAddr = "198.51.100.7:5353".parse().unwrap();
             let (slot, _) = Slots::new(1).take(client.ip());
             converse(theirs, client, &slot, &responder, &Metrics::default()).await
@@ -263,7 +307,7 @@ mod tests {
 
     /// The time after which the server closes the connection.
     async fn until_closed(stream: &mut DuplexStream) -> Duration {
-        let began = Instant::now();
+        let began = tokio::time::Instant::now();
         assert_eq!(stream.read(&mut [0]).await.unwrap(), 0);
         began.elapsed()
     }
@@ -293,7 +337,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_no_replies_is_left_after_five_seconds() {
         let mut deaf = connect();
-        let began = Instant::now();
+        let began = tokio::time::Instant::now();
         while deaf.write_all(QUESTION).await.is_ok() {}
         assert_eq!(began.elapsed(), Duration::from_secs(5));
     }

@@ -4,9 +4,12 @@
 //! A sentence says what is wrong and, after a semicolon, what the name server does or what to type. The cause follows it.
 
 use std::{
+    fmt::Display,
     net::{IpAddr, SocketAddr},
     path::Path,
 };
+
+use topology::NodeId;
 
 /// The folder of the last good plan cannot be made.
 pub fn cannot_create_state_dir(folder: &Path) -> String {
@@ -36,12 +39,59 @@ pub(crate) fn no_common_port(ip: IpAddr) -> String {
 
 pub(crate) const TASK_ENDED: &str = "a task that serves DNS ended unexpectedly; the name server stops, and its supervisor starts it \
                                      again; please report this line";
+pub(crate) const THREAD_ENDED: &str = "a thread that serves DNS ended unexpectedly; the name server stops, and its supervisor starts it \
+                                       again; please report this line";
+pub(crate) const CANNOT_START_THREADS: &str = "the threads that serve DNS cannot be started; the name server stops, and its supervisor \
+                                               starts it again; check the limit of tasks (TasksMax) and the memory of this machine";
 pub(crate) const CANNOT_RECEIVE: &str = "cannot receive over UDP; the name server tries again after a pause; check the memory and the \
                                          limits of this machine";
 pub(crate) const CANNOT_ACCEPT: &str = "cannot accept over TCP; the name server answers over UDP and tries again after a pause; check \
                                         the open files (LimitNOFILE)";
 pub(crate) const CANNOT_WRITE_REPLY: &str =
     "a reply cannot be written; the client gets none and asks again; please report this line";
+
+pub(crate) const NO_PLAN_YET: &str =
+    "this name server has no plan yet; it does not listen for DNS until it has one; type: meridian status";
+
+pub(crate) fn plan_not_held(node: &NodeId, have: u64, asked: u64) -> String {
+    format!(
+        "{node} holds plan {have} and not plan {asked}; leave --generation out, or wait until the plan has reached it"
+    )
+}
+
+pub(crate) fn not_a_plan(error: &dyn Display) -> String {
+    format!("the request holds no plan that can be applied: {error}; type: meridian plan")
+}
+
+pub(crate) fn not_a_type(kind: &str) -> String {
+    format!("\"{kind:.20}\" is no type of record; write A, AAAA, HTTPS, SVCB, NS, SOA, TXT, CAA or TYPE and a number")
+}
+
+pub(crate) fn not_in_zone(name: &str, zone: &str) -> String {
+    format!("\"{name:.255}\" is not in the zone {zone}; write {zone} or a name that ends with it")
+}
+
+pub(crate) fn bad_cookie_secret() -> String {
+    "the secret of cookies is malformed; write 32 hexadecimal digits, the same in all name servers of the zone (`openssl rand -hex 16`)"
+        .to_owned()
+}
+
+pub(crate) fn bad_return_step(seconds: u64, most: u64) -> String {
+    format!("{seconds} is out of range; write 0 to {most} seconds")
+}
+
+pub(crate) fn static_edges_without_mode() -> String {
+    "all_out_edges counts only with all_out = \"static\"; write that, or remove the line".to_owned()
+}
+
+pub(crate) fn no_static_edges() -> String {
+    "all_out = \"static\" names the edges of all_out_edges, and there are none; write all_out_edges = [\"edge-iad\"]"
+        .to_owned()
+}
+
+pub(crate) fn bad_slip() -> String {
+    "the slip is out of range; write 0 to 10: of so many limited replies one is sent, cut".to_owned()
+}
 
 #[cfg(test)]
 mod tests {
@@ -60,7 +110,28 @@ mod tests {
             assert_eq!(text.split("; ").count(), 2, "not two parts: {text}");
             assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");
         }
-        for text in [TASK_ENDED, CANNOT_RECEIVE, CANNOT_ACCEPT, CANNOT_WRITE_REPLY] {
+        for text in [
+            plan_not_held(&NodeId::new("ns1").unwrap(), 3, 4),
+            not_a_plan(&"it has no edge"),
+            not_a_type("AAAAA"),
+            not_in_zone("example.org", "voice.example"),
+            bad_cookie_secret(),
+            bad_return_step(9_000, 3_600),
+            static_edges_without_mode(),
+            no_static_edges(),
+            bad_slip(),
+        ] {
+            assert!(text.contains("; "), "{text}");
+        }
+        assert_eq!(NO_PLAN_YET.split("; ").count(), 3, "{NO_PLAN_YET}");
+        for text in [
+            TASK_ENDED,
+            THREAD_ENDED,
+            CANNOT_START_THREADS,
+            CANNOT_RECEIVE,
+            CANNOT_ACCEPT,
+            CANNOT_WRITE_REPLY,
+        ] {
             assert_eq!(text.split("; ").count(), 3, "not three parts: {text}");
         }
     }

@@ -6,22 +6,18 @@
 //!
 //! Why it is so: docs/decisions/02-dns-reads-queries-itself.md.
 
+use steering::Type;
+
+use crate::{
+    cookie,
+    ecs::{self, Ecs},
+};
+
 /// Longest name in bytes, including the lengths of its labels and its end (RFC 1035 §3.1).
 const NAME_BYTES_MAX: usize = 255;
 const LABEL_BYTES_MAX: usize = 63;
-
-/// Types (RFC 1035 §3.2.2) that this server handles specially.
-pub(crate) mod kind {
-    pub(crate) const A: u16 = 1;
-    pub(crate) const NS: u16 = 2;
-    pub(crate) const SOA: u16 = 6;
-    pub(crate) const AAAA: u16 = 28;
-    pub(crate) const OPT: u16 = 41;
-    pub(crate) const TSIG: u16 = 250;
-    pub(crate) const IXFR: u16 = 251;
-    pub(crate) const AXFR: u16 = 252;
-    pub(crate) const ANY: u16 = 255;
-}
+/// Length of the header of every message (RFC 1035 §4.1.1).
+pub(crate) const HEADER_BYTES: usize = 12;
 
 /// Classes (RFC 1035 §3.2.4).
 pub(crate) mod class {
@@ -32,7 +28,8 @@ pub(crate) mod class {
 /// EDNS options that this server answers. It skips all others (RFC 6891 §6.1.2).
 pub(crate) mod option {
     pub(crate) const NSID: u16 = 3;
-    pub(crate) const COOKIE: u16 = 10;
+    /// Extended errors (RFC 8914), in replies only.
+    pub(crate) const ERROR: u16 = 15;
 }
 
 /// A query, as far as it was readable.
@@ -48,6 +45,8 @@ pub(crate) struct Query<'a> {
     pub(crate) question: Option<Question<'a>>,
     pub(crate) edns: Option<Edns<'a>>,
     pub(crate) tsig: Option<Tsig<'a>>,
+    /// Bytes of the questions, if they were readable.
+    pub(crate) questions_bytes: usize,
     /// Whether the whole message is well formed. If not, the other fields hold the parts before the first error.
     pub(crate) is_well_formed: bool,
 }
@@ -57,7 +56,7 @@ pub(crate) struct Query<'a> {
 pub(crate) struct Question<'a> {
     /// The labels of the name, from the left.
     pub(crate) name: Vec<&'a [u8]>,
-    pub(crate) kind: u16,
+    pub(crate) kind: Type,
     pub(crate) class: u16,
 }
 
@@ -70,8 +69,10 @@ pub(crate) struct Edns<'a> {
     pub(crate) dnssec_ok: bool,
     /// Whether the client asks for the name of the server (RFC 5001).
     pub(crate) nsid: bool,
-    /// The client's half of a cookie (RFC 7873 §4.1).
-    pub(crate) cookie: Option<&'a [u8; 8]>,
+    /// The client's half of a cookie, and the server's half if the client has one (RFC 7873 §4).
+    pub(crate) cookie: Option<&'a [u8]>,
+    /// The network of the resolver's own client.
+    pub(crate) subnet: Option<Ecs>,
 }
 
 /// The parts of a TSIG record (RFC 8945 §4.2) that the reply repeats.
@@ -118,10 +119,11 @@ impl<'a> Query<'a> {
             let question = reader.question()?;
             self.question.get_or_insert(question);
         }
+        self.questions_bytes = reader.at - HEADER_BYTES;
         for _ in 0..u32::from(answers) + u32::from(authorities) {
             let record = reader.record()?;
             // OPT and TSIG belong to the additional section only.
-            if matches!(record.kind, kind::OPT | kind::TSIG) {
+            if matches!(record.kind, Type::OPT | Type::TSIG) {
                 return None;
             }
         }
@@ -132,9 +134,9 @@ impl<'a> Query<'a> {
                 return None;
             }
             match record.kind {
-                kind::OPT if self.edns.is_some() => return None,
-                kind::OPT => self.read_edns(&record)?,
-                kind::TSIG => self.tsig = Some(Tsig::read(&record)?),
+                Type::OPT if self.edns.is_some() => return None,
+                Type::OPT => self.read_edns(&record)?,
+                Type::TSIG => self.tsig = Some(Tsig::read(&record)?),
                 _ => {}
             }
         }
@@ -150,6 +152,7 @@ impl<'a> Query<'a> {
             dnssec_ok: flags & 0x80 != 0,
             nsid: false,
             cookie: None,
+            subnet: None,
         });
         if record.owner != [0] {
             return None;
@@ -162,23 +165,26 @@ impl<'a> Query<'a> {
             message: record.data,
             at: 0,
         };
-        let mut cookie = None;
+        let mut shown = None;
         while options.at < options.message.len() {
             let (code, length) = (options.u16()?, options.u16()?);
             let data = options.bytes(length.into())?;
             match code {
                 option::NSID => edns.nsid = true,
                 // The first one counts (RFC 7873 §5.2).
-                option::COOKIE => cookie = cookie.or(Some(data)),
+                cookie::CODE => shown = shown.or(Some(data)),
+                // Two networks would have two answers.
+                ecs::CODE if edns.subnet.is_some() => return None,
+                ecs::CODE => edns.subnet = Some(Ecs::read(data)?),
                 _ => {}
             }
         }
-        if let Some(cookie) = cookie {
+        if let Some(shown) = shown {
             // The client's half alone, or with a server's half of 8 to 32 bytes (RFC 7873 §5.2.2).
-            if !matches!(cookie.len(), 8 | 16..=40) {
+            if !matches!(shown.len(), 8 | 16..=40) {
                 return None;
             }
-            edns.cookie = cookie.first_chunk();
+            edns.cookie = Some(shown);
         }
         Some(())
     }
@@ -214,7 +220,7 @@ impl<'a> Tsig<'a> {
 /// A record of any type, with uninterpreted contents.
 struct RawRecord<'a> {
     owner: &'a [u8],
-    kind: u16,
+    kind: Type,
     class: u16,
     ttl: u32,
     data: &'a [u8],
@@ -268,7 +274,7 @@ impl<'a> Reader<'a> {
 
     fn question(&mut self) -> Option<Question<'a>> {
         let name = self.name()?;
-        let (kind, class) = (self.u16()?, self.u16()?);
+        let (kind, class) = (Type(self.u16()?), self.u16()?);
         // Only the header comes before the first name, so no pointer there can lead to a name.
         is_plain_name(name).then(|| Question {
             name: labels(name),
@@ -279,7 +285,7 @@ impl<'a> Reader<'a> {
 
     fn record(&mut self) -> Option<RawRecord<'a>> {
         let owner = self.name()?;
-        let (kind, class, ttl) = (self.u16()?, self.u16()?, self.u32()?);
+        let (kind, class, ttl) = (Type(self.u16()?), self.u16()?, self.u32()?);
         let length = self.u16()?;
         let data = self.bytes(length.into())?;
         Some(RawRecord {

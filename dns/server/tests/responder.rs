@@ -10,13 +10,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns::{Metrics, Networks, Responder, metrics, serve};
+use dns::{Metrics, RateLimit, Responder, metrics, serve};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
 };
 use prometheus_client::registry::Registry;
-use steering::Answers;
+use steering::{Answers, Steering};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpStream, UdpSocket},
@@ -25,7 +25,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use topology::{EdgeId, EdgeState, NodeId, Snapshot, fixtures::three_primaries};
+use topology::{EdgeId, EdgeState, Moment, NodeId, Snapshot, fixtures::three_primaries};
 
 /// Far longer than a reply takes, even on a loaded machine.
 const HANGS_AFTER: Duration = Duration::from_secs(10);
@@ -44,15 +44,27 @@ async fn start() -> Serving {
 }
 
 async fn start_at(listen: &str) -> Serving {
+    start_with(listen, RateLimit::default()).await
+}
+
+async fn start_with(listen: &str, limit: RateLimit) -> Serving {
     let node = NodeId::new("dns-1").unwrap();
     let snapshot = three_primaries();
-    let answers = Answers::compile(&snapshot);
-    let responder = Arc::new(Responder::new(answers, Networks::default(), &node, [0; 32]));
+    let answers = Answers::compile(&snapshot, Moment(0));
+    let responder = Arc::new(Responder::new(answers, &node, [0; 16]));
     let sockets = serve::Sockets::bind(listen.parse().unwrap()).await.unwrap();
     let (address, metrics, stop) = (sockets.address().unwrap(), Metrics::default(), CancellationToken::new());
     let (snapshots, receiver) = watch::channel(Some(Arc::new(snapshot)));
-    tokio::spawn(sockets.serve(responder.clone(), metrics.clone(), stop.clone()));
-    tokio::spawn(serve::keep_current(responder.clone(), receiver, metrics.clone()));
+    tokio::spawn(sockets.serve(responder.clone(), limit, metrics.clone(), stop.clone()));
+    let (_, measurements) = watch::channel(Default::default());
+    let steering = Steering::default();
+    tokio::spawn(serve::keep_current(
+        responder.clone(),
+        steering,
+        receiver,
+        measurements,
+        metrics.clone(),
+    ));
     Serving {
         address,
         snapshots,
@@ -142,7 +154,7 @@ async fn a_newer_plan_changes_the_answers_and_an_older_one_does_not() {
         ["127.0.1.1"]
     );
     // Neither the follower nor the responder accepts an older plan.
-    serving.responder.set(Answers::compile(&three_primaries()));
+    serving.responder.set(Answers::compile(&three_primaries(), Moment(0)));
     assert_eq!(
         addresses(&ask(serving.address, ZONE, RecordType::A).await),
         ["127.0.1.1"]
@@ -206,6 +218,41 @@ async fn a_reply_leaves_from_the_address_that_was_asked() {
         .await
         .unwrap();
     timeout(HANGS_AFTER, socket.recv(&mut [0; 512])).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_network_that_asks_too_much_is_told_to_use_tcp_and_a_client_with_a_cookie_is_served() {
+    let limit = RateLimit { per_s: 5, slip: 1 };
+    let serving = start_with("127.0.0.1:0", limit).await;
+    let asked = question(ZONE, RecordType::A).to_vec().unwrap();
+    let mut cut = 0;
+    for _ in 0..40 {
+        let reply = over_udp(serving.address, &asked).await.unwrap();
+        assert!(reply.edns.is_some());
+        cut += u32::from(reply.metadata.truncation);
+    }
+    // Ten at once, and some while these were asked.
+    assert!((15..=30).contains(&cut), "{cut} of 40 were cut");
+    assert_eq!(serving.metrics.limited.get(), u64::from(cut));
+
+    let said = dig(
+        serving.address,
+        "+cookie=0102030405060708 +noignore +qr voice.meridian.test A",
+    )
+    .await;
+    let cookie = said
+        .lines()
+        .rev()
+        .find_map(|line| line.split("COOKIE: ").nth(1)?.split(' ').next());
+    let cookie = cookie.unwrap_or_else(|| panic!("no cookie in\n{said}")).to_owned();
+    for _ in 0..5 {
+        let said = dig(
+            serving.address,
+            &format!("+ignore +cookie={cookie} voice.meridian.test A"),
+        )
+        .await;
+        assert!(said.contains("127.0.1.1") && said.contains("(good)"), "{said}");
+    }
 }
 
 #[tokio::test]
@@ -342,9 +389,23 @@ async fn without_a_control_plane_the_plan_on_disk_is_served_and_dig_agrees() {
             "-y hmac-sha256:somebody:c2VjcmV0 voice.meridian.test A",
             &["status: NOTAUTH", "BADKEY"],
         ),
+        ("+ednsopt=8:00031800010203 voice.meridian.test A", &["status: FORMERR"]),
         (
-            "+ednsopt=8:00031800010203 voice.meridian.test A",
-            &["status: NOERROR", "127.0.1.1"],
+            "+subnet=192.0.2.0/24 voice.meridian.test A",
+            &["status: NOERROR", "127.0.1.1", "CLIENT-SUBNET: 192.0.2.0/24/0"],
+        ),
+        ("+subnet=0 voice.meridian.test A", &["status: NOERROR", "127.0.1.1"]),
+        ("+ednsflags=0x4000 voice.meridian.test A", &["status: NOERROR"]),
+        (
+            "+dnssec +cd +ad voice.meridian.test A",
+            &["status: NOERROR", "flags: do"],
+        ),
+        ("-c CH -t TXT version.bind", &["status: REFUSED"]),
+        ("+header-only +nocookie voice.meridian.test", &["status: FORMERR"]),
+        ("+ednsopt=15 voice.meridian.test A", &["status: NOERROR"]),
+        (
+            "-t TYPE65280 voice.meridian.test",
+            &["status: NOERROR", "ANSWER: 0, AUTHORITY: 1"],
         ),
     ] {
         let said = dig(server, arguments).await;

@@ -1,16 +1,35 @@
-//! DNS answers compiled from a plan: the addresses that a device gets when it looks up the service.
+//! DNS answers compiled from a plan: the edges that a device gets when it looks up the service.
 //!
-//! The apex of the zone names the serving edges. Every edge and every name server also has its own name, one label
-//! below the zone. No name lies deeper, so there are no empty non-terminals, and every other name does not exist (RFC
-//! 8020).
+//! The apex of the zone names the serving edges that suit the client. Every edge and every name server also has its own
+//! name, one label below the zone, and operators may add records.
 //!
-//! This crate is pure: it takes names and addresses and returns records. Wire formats and sockets belong to the
-//! responder.
+//! An answer exists in two forms: as records ([`Answers::lookup`]), and as bytes that were written when the plan was
+//! compiled ([`Answers::write`]). Both say the same.
+//!
+//! This crate is pure: it takes names, addresses and the time and returns answers. Sockets belong to the responder.
+//!
+//! Why it is so: docs/decisions/29-dns-answers-are-compiled.md.
 
 mod answers;
-mod order;
+mod compile;
+mod draw;
+mod explain;
+mod geography;
+mod nearest;
+mod prefix;
+mod ranges;
 mod record;
+mod returning;
+mod service;
+mod ttl;
+mod wire;
+mod zone;
 
-pub use answers::{Answers, Lookup, NoSuchZone};
-pub use order::Client;
-pub use record::{Record, RecordData, Soa, Type, labels};
+pub use answers::{Answer, Answers, Lookup, NoSuchZone, Question, Unusual, Written};
+pub use compile::{AllOut, Settings, Steering};
+pub use explain::{Explained, ExplainedEdge};
+pub use geography::{Geography, Source};
+pub use prefix::{Family, Prefix};
+pub use record::{Binding, Caa, Record, RecordData, Soa, Type, labels};
+pub use service::{Client, Subnet};
+pub use ttl::{CALM_AFTER, PUBLISH, Pace, STEADY_MAX_S, Ttl, lost_edge_bound};

@@ -5,16 +5,17 @@ use std::{
     sync::LazyLock,
 };
 
-use dns::{Networks, Reply, Responder, Transport};
+use dns::{Received, Reply, Responder, Transport};
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
-    rr::{Name, RecordType},
+    rr::{Name, Record, RecordType},
 };
 use steering::Answers;
-use topology::{NameServer, NodeId, fixtures::three_primaries};
+use topology::{Moment, NameServer, NodeId, fixtures::three_primaries};
 
 const CLIENT: IpAddr = IpAddr::V4(Ipv4Addr::new(198, 51, 100, 7));
 const HEADER_BYTES: usize = 12;
+const NOW: Moment = Moment(1_700_000_000_000);
 
 /// A name server for a zone with more name servers and addresses than fit into a datagram.
 static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
@@ -32,12 +33,17 @@ static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
         edge.addresses.extend(addresses);
     }
     let node = NodeId::new("dns-1").expect("it is a good name");
-    Responder::new(Answers::compile(&snapshot), Networks::default(), &node, [7; 32])
+    Responder::new(Answers::compile(&snapshot, NOW), &node, [7; 16])
 });
 
 pub(crate) fn answer(message: &[u8]) {
     for transport in [Transport::Udp, Transport::Tcp] {
-        let reply = RESPONDER.reply(message, CLIENT, transport);
+        let reply = RESPONDER.reply(&Received {
+            message,
+            client: CLIENT,
+            transport,
+            now: NOW,
+        });
         let is_question = message.len() >= HEADER_BYTES && message[2] & 0x80 == 0;
         assert_eq!(
             reply.is_some(),
@@ -46,8 +52,35 @@ pub(crate) fn answer(message: &[u8]) {
         );
         if let Some(reply) = reply {
             check(message, &reply, transport);
+            if transport == Transport::Udp {
+                check_short_way(message, &reply);
+            }
         }
     }
+}
+
+/// The short way answers as the long one does, if it answers.
+fn check_short_way(message: &[u8], reply: &Reply) {
+    let received = Received {
+        message,
+        client: CLIENT,
+        transport: Transport::Udp,
+        now: NOW,
+    };
+    let mut out = [0; dns::reply::UDP_BYTES_MAX as usize];
+    let Some(length) = RESPONDER.short_reply(&received, &mut out) else {
+        return;
+    };
+    let [short, long] =
+        [&out[..length], &reply.bytes].map(|bytes| Message::from_vec(bytes).expect("hickory reads the reply"));
+    // The short way points to the question for names that end with the zone, so these have the case of the question.
+    let same = |a: &[Record], b: &[Record]| format!("{a:?}").eq_ignore_ascii_case(&format!("{b:?}"));
+    assert_eq!(short.metadata, long.metadata);
+    assert_eq!(short.queries, long.queries);
+    assert!(same(&short.answers, &long.answers));
+    assert!(same(&short.authorities, &long.authorities));
+    assert!(same(&short.additionals, &long.additionals));
+    assert_eq!(short.edns.is_some(), long.edns.is_some());
 }
 
 fn check(message: &[u8], reply: &Reply, transport: Transport) {

@@ -7,7 +7,7 @@ use std::{
 
 use serde_json::Value;
 use steering::{Answers, Client, Type};
-use topology::{Snapshot, fixtures::three_primaries};
+use topology::{Moment, Snapshot, fixtures::three_primaries};
 
 static GOOD: LazyLock<Value> =
     LazyLock::new(|| serde_json::to_value(three_primaries()).expect("a snapshot can be written as JSON"));
@@ -38,14 +38,14 @@ fn serve(snapshot: &Snapshot) {
         let table = routing::Table::compile(snapshot, edge);
         assert_eq!(table.number(), snapshot.plan.number());
     }
-    let answers = Answers::compile(snapshot);
+    let answers = Answers::compile(snapshot, Moment(1_700_000_000_000));
     let zone = steering::labels(answers.zone());
-    let client = Client {
-        address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        location: snapshot.topology.edges.values().next().map(|edge| edge.location),
-    };
-    for asked in [Type::A, Type::Aaaa, Type::Ns, Type::Soa] {
-        assert!(answers.lookup(&zone, asked, client).is_ok(), "the zone is answered for");
+    let client = Client::in_network_of(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    for kind in [Type::A, Type::AAAA, Type::NS, Type::SOA, Type::HTTPS] {
+        assert!(
+            answers.lookup(&zone, kind, &client, 0).is_ok(),
+            "the zone is answered for"
+        );
     }
 }
 

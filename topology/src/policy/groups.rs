@@ -367,8 +367,8 @@ group! {
 group! {
     /// The content of DNS answers.
     DnsPolicy, "dns" {
-        /// TTL of address records. It limits how long resolvers still name a lost edge. A region failover does not wait for
-        /// DNS.
+        /// Longest TTL of address records. It limits how long resolvers still name a lost edge; DNS uses less while a change
+        /// is likely, and never more than 30 s. A region failover does not wait for DNS.
         // If longer, the caches of resolvers name a lost edge for longer.
         ttl: Duration = 15 * SECOND => [lasting(SECOND..=60 * MINUTE); More];
     }

@@ -137,6 +137,10 @@ pub(crate) fn zone_differs(before: &str, after: &str) -> String {
     format!("the zone is {after} in place of {before}")
 }
 
+pub(crate) fn records_differ() -> String {
+    "the service bindings or records of the zone changed".to_owned()
+}
+
 pub(crate) fn ttl_differs(before_s: u32, after_s: u32) -> String {
     format!("the DNS TTL is {after_s} s in place of {before_s} s")
 }

@@ -7,7 +7,7 @@ use hickory_proto::{
 };
 use topology::{EdgeId, NameServer, NodeId, Snapshot, fixtures::three_primaries};
 
-use super::{Answers, IpAddr, Networks, Rcode, Responder, Transport, UDP_BYTES_MAX};
+use super::{Answers, IpAddr, Moment, Rcode, Received, Reply, Responder, Transport, UDP_BYTES_MAX, seconds};
 
 const CLIENT: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 51, 100, 7));
 const ZONE: &str = "voice.meridian.test.";
@@ -18,7 +18,19 @@ fn responder() -> Responder {
 
 fn responder_of(snapshot: &Snapshot) -> Responder {
     let node = NodeId::new("dns-1").unwrap();
-    Responder::new(Answers::compile(snapshot), Networks::default(), &node, [7; 32])
+    Responder::new(Answers::compile(snapshot, NOW), &node, [7; 16])
+}
+
+/// Long after the plan of the fixture.
+const NOW: Moment = Moment(1_700_000_000_000);
+
+fn reply_to(responder: &Responder, message: &[u8], client: IpAddr, transport: Transport) -> Option<Reply> {
+    responder.reply(&Received {
+        message,
+        client,
+        transport,
+        now: NOW,
+    })
 }
 
 fn question(name: &str, kind: RecordType) -> Message {
@@ -36,7 +48,7 @@ fn with_edns(mut message: Message, payload: u16) -> Message {
 }
 
 fn ask(responder: &Responder, question: &Message, transport: Transport) -> Message {
-    let reply = responder.reply(&question.to_vec().unwrap(), CLIENT, transport).unwrap();
+    let reply = reply_to(responder, &question.to_vec().unwrap(), CLIENT, transport).unwrap();
     Message::from_vec(&reply.bytes).unwrap()
 }
 
@@ -91,6 +103,9 @@ fn replies_follow_the_rfcs() {
         for soa in &reply.authorities {
             assert_eq!(soa.ttl, 15, "{what}");
         }
+        for address in reply.answers.iter().filter(|_| kind == A) {
+            assert!((12..=15).contains(&address.ttl), "{what}");
+        }
     }
 }
 
@@ -100,10 +115,8 @@ fn the_question_comes_back_in_its_own_letters_and_so_does_the_owner() {
     let reply = ask(&responder(), &question(name, RecordType::A), Transport::Udp);
     assert_eq!(reply.queries[0].name().to_ascii(), name);
     assert_eq!(reply.answers[0].name.to_ascii(), name);
-    let bytes = responder()
-        .reply(&question(name, RecordType::A).to_vec().unwrap(), CLIENT, Transport::Udp)
-        .unwrap()
-        .bytes;
+    let asked = question(name, RecordType::A).to_vec().unwrap();
+    let bytes = reply_to(&responder(), &asked, CLIENT, Transport::Udp).unwrap().bytes;
     // Header, question, and two addresses whose owner is a pointer to the question: 2+2+2+4+2+4 bytes each.
     assert_eq!(bytes.len(), 12 + (21 + 4) + 2 * 16);
 }
@@ -162,7 +175,14 @@ fn an_answer_that_does_not_fit_is_asked_again_over_tcp_and_keeps_its_opt() {
     let plain = question(&name, RecordType::AAAA);
     let reply = ask(&responder, &plain, Transport::Udp);
     assert!(reply.metadata.truncation && reply.answers.is_empty());
-    let reply = ask(&responder, &with_edns(plain.clone(), 600), Transport::Udp);
+    // Without a cookie the client may be the victim of a forger.
+    let reply = ask(&responder, &with_edns(plain.clone(), 1232), Transport::Udp);
+    assert!(reply.metadata.truncation && reply.answers.is_empty() && reply.edns.is_some());
+    let shown = responder.secret.give(&[1; 8], CLIENT, seconds(NOW)).unwrap().cookie;
+    let mut known = with_edns(plain.clone(), 640);
+    let options = known.edns.as_mut().unwrap().options_mut();
+    options.insert(EdnsOption::Unknown(10, shown.to_vec()));
+    let reply = ask(&responder, &known, Transport::Udp);
     assert!(!reply.metadata.truncation && reply.answers.len() == 16);
     let reply = ask(&responder, &with_edns(plain.clone(), 10), Transport::Udp);
     assert!(reply.metadata.truncation && reply.edns.is_some(), "the OPT stays");
@@ -184,9 +204,7 @@ fn no_datagram_is_larger_than_1232_bytes_whatever_the_client_takes() {
     let responder = responder_of(&snapshot);
     for payload in [1233, 4096, 65_535] {
         let question = with_edns(question(ZONE, RecordType::NS), payload);
-        let reply = responder
-            .reply(&question.to_vec().unwrap(), CLIENT, Transport::Udp)
-            .unwrap();
+        let reply = reply_to(&responder, &question.to_vec().unwrap(), CLIENT, Transport::Udp).unwrap();
         assert!(reply.truncated && reply.bytes.len() <= 1232, "{payload}");
         let reply = ask(&responder, &question, Transport::Tcp);
         assert_eq!(reply.answers.len(), 61);
@@ -195,8 +213,6 @@ fn no_datagram_is_larger_than_1232_bytes_whatever_the_client_takes() {
 
 #[test]
 fn an_answer_for_the_service_is_not_worth_reflecting() {
-    // The responder does not limit the rate of replies (docs/dns.md), so no reply may be much longer than its
-    // question.
     let mut snapshot = three_primaries();
     for edge in snapshot.topology.edges.values_mut() {
         edge.addresses = (0..16)
@@ -207,7 +223,7 @@ fn an_answer_for_the_service_is_not_worth_reflecting() {
     for kind in [RecordType::A, RecordType::AAAA, RecordType::SOA, RecordType::ANY] {
         for name in [ZONE, "nobody.voice.meridian.test."] {
             let question = with_edns(question(name, kind), 4096).to_vec().unwrap();
-            let reply = responder.reply(&question, CLIENT, Transport::Udp).unwrap();
+            let reply = reply_to(&responder, &question, CLIENT, Transport::Udp).unwrap();
             assert!(reply.bytes.len() < 3 * question.len(), "{name} {kind}");
         }
     }
@@ -248,6 +264,8 @@ fn every_refusal_carries_the_question_and_the_opt_of_its_query() {
     let plain = opt(&[]);
     let version_1 = b"\0\0\x29\x04\xd0\0\x01\0\0\0\0";
     let short_cookie = opt(&[(10, &[1; 7])]);
+    let strange_subnet = opt(&[(8, &[0, 3, 24, 0, 1, 2, 3])]);
+    let two_subnets = opt(&[(8, &[0, 1, 0, 0]), (8, &[0, 1, 0, 0])]);
     let long_option = b"\0\0\x29\x04\xd0\0\0\0\0\0\x04\0\x03\0\x09";
     let elsewhere = b"\x07example\x03com\0\0\x01\0\x01";
     let opt_asked = b"\x05voice\x08meridian\x04test\0\0\x29\0\x01";
@@ -294,6 +312,16 @@ fn every_refusal_carries_the_question_and_the_opt_of_its_query() {
             Rcode::FormErr,
         ),
         (
+            "a subnet of an unknown family",
+            message(0, [1, 0, 0, 1], &[SERVICE, &strange_subnet]),
+            Rcode::FormErr,
+        ),
+        (
+            "two subnets",
+            message(0, [1, 0, 0, 1], &[SERVICE, &two_subnets]),
+            Rcode::FormErr,
+        ),
+        (
             "an option past its record",
             message(0, [1, 0, 0, 1], &[SERVICE, long_option]),
             Rcode::FormErr,
@@ -314,7 +342,7 @@ fn every_refusal_carries_the_question_and_the_opt_of_its_query() {
             Rcode::FormErr,
         ),
     ] {
-        let reply = responder.reply(&bytes, CLIENT, Transport::Udp).unwrap();
+        let reply = reply_to(&responder, &bytes, CLIENT, Transport::Udp).unwrap();
         assert_eq!(reply.rcode, expected, "{what}");
         let read = Message::from_vec(&reply.bytes).unwrap();
         assert_eq!(read.queries.len(), 1, "{what}");
@@ -326,17 +354,17 @@ fn every_refusal_carries_the_question_and_the_opt_of_its_query() {
     }
     // A reply cannot repeat a part that was never readable.
     let cut = message(0, [1, 0, 0, 1], &[&SERVICE[..9]]);
-    let reply = responder.reply(&cut, CLIENT, Transport::Udp).unwrap();
+    let reply = reply_to(&responder, &cut, CLIENT, Transport::Udp).unwrap();
     assert_eq!((reply.rcode, reply.bytes.len()), (Rcode::FormErr, 12));
 }
 
 #[test]
 fn options_that_mean_nothing_here_are_skipped() {
     let responder = responder();
-    // A client subnet of an unknown family, an unassigned option, and an empty padding.
-    let options = opt(&[(8, &[0, 3, 24, 0, 1, 2, 3]), (65_001, b"?"), (12, b"")]);
+    // An unassigned option, and an empty padding.
+    let options = opt(&[(65_001, b"?"), (12, b"")]);
     let bytes = message(0, [1, 0, 0, 1], &[SERVICE, &options]);
-    let reply = responder.reply(&bytes, CLIENT, Transport::Udp).unwrap();
+    let reply = reply_to(&responder, &bytes, CLIENT, Transport::Udp).unwrap();
     assert_eq!(reply.rcode, Rcode::NoError);
     let read = Message::from_vec(&reply.bytes).unwrap();
     assert_eq!(read.answers.len(), 2);
@@ -347,7 +375,7 @@ fn options_that_mean_nothing_here_are_skipped() {
 fn a_cookie_comes_back_with_the_servers_half_also_without_a_question() {
     let responder = responder();
     let cookie_of = |bytes: &[u8], client| {
-        let reply = responder.reply(bytes, client, Transport::Udp).unwrap();
+        let reply = reply_to(&responder, bytes, client, Transport::Udp).unwrap();
         assert_eq!(reply.rcode, Rcode::NoError);
         let edns = Message::from_vec(&reply.bytes).unwrap().edns.unwrap();
         match edns.option(EdnsCode::Cookie) {
@@ -358,7 +386,7 @@ fn a_cookie_comes_back_with_the_servers_half_also_without_a_question() {
     let theirs = [1, 2, 3, 4, 5, 6, 7, 8];
     let alone = message(0, [0, 0, 0, 1], &[&opt(&[(10, &theirs)])]);
     let cookie = cookie_of(&alone, CLIENT);
-    assert_eq!((&cookie[..8], cookie.len()), (&theirs[..], 16));
+    assert_eq!((&cookie[..8], cookie.len()), (&theirs[..], 24));
     // With a question, and with the server's half: the same cookie, but only for the same client.
     let with_question = message(0, [1, 0, 0, 1], &[SERVICE, &opt(&[(10, &cookie), (10, b"?")])]);
     assert_eq!(cookie_of(&with_question, CLIENT), cookie);
@@ -367,7 +395,7 @@ fn a_cookie_comes_back_with_the_servers_half_also_without_a_question() {
 
     // Without a question and without a cookie there is nothing to answer.
     let nothing = message(0, [0, 0, 0, 1], &[&opt(&[])]);
-    let reply = responder.reply(&nothing, CLIENT, Transport::Udp).unwrap();
+    let reply = reply_to(&responder, &nothing, CLIENT, Transport::Udp).unwrap();
     assert_eq!(reply.rcode, Rcode::FormErr);
     assert!(Message::from_vec(&reply.bytes).unwrap().edns.is_some());
 }
@@ -388,7 +416,7 @@ fn tsig(mac: &[u8]) -> Vec<u8> {
 fn a_signature_of_an_unknown_key_is_said_to_be_one() {
     let responder = responder();
     let signed = message(0, [1, 0, 0, 2], &[SERVICE, &opt(&[]), &tsig(&[9; 32])]);
-    let reply = responder.reply(&signed, CLIENT, Transport::Udp).unwrap();
+    let reply = reply_to(&responder, &signed, CLIENT, Transport::Udp).unwrap();
     assert_eq!(reply.rcode, Rcode::NotAuth);
     assert!(Message::from_vec(&reply.bytes).is_ok());
     // The same record, without its MAC and with the error BADKEY (17), after the OPT record.
@@ -405,14 +433,19 @@ fn a_signature_of_an_unknown_key_is_said_to_be_one() {
         [SERVICE, &tsig(&[]), &tsig(&[])],
         [SERVICE, &opt(&[]), b"\x01k\0\0\xfa\0\xff\0\0\0\0\0\x02\0\0"],
     ] {
-        let reply = responder.reply(&message(0, [1, 0, 0, 2], &sections), CLIENT, Transport::Udp);
+        let reply = reply_to(&responder, &message(0, [1, 0, 0, 2], &sections), CLIENT, Transport::Udp);
         assert_eq!(reply.unwrap().rcode, Rcode::FormErr);
     }
     // A name of 255 bytes does not fit twice into a plain datagram.
     let long = [&[63; 64][..], &[63; 64], &[63; 64], &[61; 62], &[0]].concat();
     let algorithm = [&long[..], &[0; 16]].concat();
     let record = [&long[..], b"\0\xfa\0\xff\0\0\0\0", &[1, 15], &algorithm].concat();
-    let reply = responder.reply(&message(0, [1, 0, 0, 1], &[SERVICE, &record]), CLIENT, Transport::Udp);
+    let reply = reply_to(
+        &responder,
+        &message(0, [1, 0, 0, 1], &[SERVICE, &record]),
+        CLIENT,
+        Transport::Udp,
+    );
     let reply = reply.unwrap();
     assert_eq!(reply.rcode, Rcode::NotAuth);
     assert!(reply.truncated && reply.bytes.len() <= 512);
@@ -421,7 +454,7 @@ fn a_signature_of_an_unknown_key_is_said_to_be_one() {
 #[test]
 fn malformed_messages_get_an_error_or_nothing_and_never_a_panic() {
     let responder = responder();
-    let reply = |bytes: &[u8]| responder.reply(bytes, CLIENT, Transport::Udp);
+    let reply = |bytes: &[u8]| reply_to(&responder, bytes, CLIENT, Transport::Udp);
     let code = |bytes: &[u8]| reply(bytes).map(|reply| reply.rcode);
     let good = with_edns(question(ZONE, RecordType::A), 1232).to_vec().unwrap();
     assert_eq!(code(&good), Some(Rcode::NoError));
@@ -466,8 +499,58 @@ fn answers_only_get_newer() {
     let responder = responder();
     let mut newer = three_primaries();
     newer.plan.generation = 5;
-    responder.set(Answers::compile(&newer));
+    responder.set(Answers::compile(&newer, NOW));
     assert_eq!(responder.answers().number().generation, 5);
-    responder.set(Answers::compile(&three_primaries()));
+    responder.set(Answers::compile(&three_primaries(), NOW));
     assert_eq!(responder.answers().number().generation, 5);
+}
+
+#[test]
+fn a_subnet_comes_back_with_the_network_for_which_the_answer_holds() {
+    let responder = responder();
+    for subnet in [
+        &[0, 1, 24, 0, 192, 0, 2][..],
+        &[0, 1, 0, 0],
+        &[0, 0, 0, 0],
+        &[0, 2, 32, 0, 0x20, 1, 0xd, 0xb8],
+    ] {
+        let bytes = message(0, [1, 0, 0, 1], &[SERVICE, &opt(&[(8, subnet)])]);
+        let reply = reply_to(&responder, &bytes, CLIENT, Transport::Udp).unwrap();
+        assert_eq!(reply.rcode, Rcode::NoError);
+        // Both edges are named to everybody, so the scope is 0 as in the question.
+        assert!(
+            reply.bytes.windows(subnet.len()).any(|window| window == subnet),
+            "{subnet:?}"
+        );
+    }
+}
+
+#[test]
+fn errors_say_more_to_those_who_have_edns() {
+    let responder = responder();
+    let elsewhere = b"\x07example\x03com\0\0\x01\0\x01";
+    let transfer = b"\x05voice\x08meridian\x04test\0\0\xfc\0\x01";
+    for (question, code) in [(&elsewhere[..], 20_u16), (transfer, 18)] {
+        let bytes = message(0, [1, 0, 0, 1], &[question, &opt(&[])]);
+        let reply = reply_to(&responder, &bytes, CLIENT, Transport::Udp).unwrap();
+        let [high, low] = code.to_be_bytes();
+        assert!(
+            reply.bytes.ends_with(&[0, 15, 0, 2, high, low]),
+            "{code}: {:?}",
+            reply.bytes
+        );
+        let plain = message(0, [1, 0, 0, 0], &[question]);
+        let reply = reply_to(&responder, &plain, CLIENT, Transport::Udp).unwrap();
+        assert_eq!((reply.rcode, reply.bytes.len()), (Rcode::Refused, plain.len()));
+    }
+}
+
+#[test]
+fn the_same_plan_may_have_newer_answers() {
+    let responder = responder();
+    let calm = responder.answers().ttl();
+    let mut recent = three_primaries();
+    recent.plan.created_at = NOW;
+    responder.set(Answers::compile(&recent, NOW));
+    assert!(responder.answers().ttl().high_s < calm.high_s);
 }
