@@ -72,7 +72,7 @@ pub(crate) fn not_in_zone(name: &str, zone: &str) -> String {
 }
 
 pub(crate) fn bad_cookie_secret() -> String {
-    "the secret of cookies is malformed; write 32 hexadecimal digits, the same in all name servers of the zone (`openssl rand -hex 16`)"
+    "write 32 hexadecimal digits, the same in all name servers of the zone; `openssl rand -hex 16` makes them"
         .to_owned()
 }
 
@@ -90,7 +90,7 @@ pub(crate) fn no_static_edges() -> String {
 }
 
 pub(crate) fn bad_slip() -> String {
-    "the slip is out of range; write 0 to 10: of so many limited replies one is sent, cut".to_owned()
+    "write 0 to 10; of so many limited replies one is sent, cut".to_owned()
 }
 
 #[cfg(test)]

@@ -132,7 +132,7 @@ impl Joining for JoiningService {
         self.keep_pace()?;
         let provider = self.provider()?;
         let trust = provider.trust().map_err(|error| {
-            tracing::error!(%error, "nobody can be told where to log in");
+            tracing::error!(%error, "{}", log::LOGINS_UNDESCRIBED);
             Status::unavailable(texts::provider_is_away(error))
         })?;
         let settings = provider.settings();
@@ -288,7 +288,7 @@ impl JoiningService {
             .map_err(|_| Status::internal(texts::broke_off("recognising")))?;
         let Person { name, grants } = recognised.map_err(|error| match error {
             oidc::Unrecognised::NoKeys(_) => {
-                tracing::warn!(%error, "nobody can log in with an id token now");
+                tracing::warn!(%error, "{}", log::PROVIDER_HAS_NO_KEYS);
                 Status::unavailable(texts::provider_is_away(error))
             }
             refused => Status::permission_denied(refused.to_string()),

@@ -227,6 +227,7 @@ mod tests {
             bad_role(refusal),
             bad_request(refusal),
             head_unsigned(refusal),
+            token_unsigned(refusal),
             may_not_join("192.0.2.1", "edge/edge-dub", refusal),
             may_not_log_in("192.0.2.1", refusal),
         ] {
@@ -240,6 +241,7 @@ mod tests {
         for (line, by) in [
             (token_made("edge/edge-dub", noon, "a new edge"), "a new edge"),
             (joined("edge/edge-dub", "ada"), "a token of ada"),
+            (joined_again("edge/edge-dub", "ada"), "token of ada"),
             (logged_in("ada", "the provider", noon), "the provider"),
         ] {
             assert!(line.contains(by) && !line.ends_with('.'), "{line}");

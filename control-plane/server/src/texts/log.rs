@@ -77,6 +77,10 @@ pub(crate) const CANNOT_SIGN_FIRST: &str = "this control plane cannot sign a fir
                                             check issuer_certificate and issuer_key in [identity]";
 pub(crate) const CANNOT_LOOK_FOR_TOKEN: &str = "the token of a process that joins cannot be looked for; the process tries again; check the store: \
                                                 `meridian status`";
+pub(crate) const LOGINS_UNDESCRIBED: &str = "this control plane cannot tell people where to log in; they ask another one or try again; check trust in \
+                                             [operators.oidc]";
+pub(crate) const PROVIDER_HAS_NO_KEYS: &str = "the keys of the identity provider cannot be had; people ask another control plane or try again; check \
+                                               that this one reaches the provider";
 pub(crate) const TOKENS_REFUSED: &str =
     "the tokens of operators are no good; those from before stay in force; correct the file that the error names";
 
@@ -120,6 +124,8 @@ mod tests {
             CANNOT_RENEW,
             CANNOT_SIGN_FIRST,
             CANNOT_LOOK_FOR_TOKEN,
+            LOGINS_UNDESCRIBED,
+            PROVIDER_HAS_NO_KEYS,
             TOKENS_REFUSED,
             MIRROR_LISTS,
             STORE_WENT_BACK,
