@@ -1,5 +1,5 @@
 # The commands of developers and CI. Each target installs the packages it needs first, and is safe to run again.
-.PHONY: run check test soak fuzz build man sbom bench bench-control bench-edge bench-stack bench-speech clean help
+.PHONY: run check test soak fuzz build man sbom bench bench-control bench-edge bench-dns bench-stack bench-speech clean help
 .DEFAULT_GOAL := help
 
 help: ## list the targets
@@ -58,6 +58,11 @@ bench-edge: ## the edge beside nginx and HAProxy, mutual TLS to stacks on beside
 	tools/setup bench
 	cargo build --locked --workspace --bins --release
 	target/release/bench-edge
+
+bench-dns: ## the name server beside gdnsd and Knot, written to docs/benchmarks.md and docs/benchmarks/dns.json (release build)
+	tools/setup bench
+	cargo build --locked --workspace --bins --release
+	target/release/bench-dns
 
 bench-stack: ## a live caller beside thirty uploads, memory of a silent session, written to docs/benchmarks.md (release build)
 	tools/setup run

@@ -8,6 +8,7 @@ mod audit;
 mod call;
 mod cert;
 mod device_key;
+mod dns;
 mod documents;
 mod edges;
 mod exit;
@@ -84,6 +85,7 @@ async fn run(options: Options) -> Result<ExitCode, Failure> {
         Verb::Explain {
             verb: explain::ExplainVerb::Reason { code },
         } => explain::reason(code.as_deref(), output),
+        Verb::Dns { verb } => dns::dns(verb, &reach, output).await,
         Verb::Simulate { file, documents } => simulate::play(&file, &documents, output),
         Verb::Topology {
             verb: documents::DocumentVerb::Validate { file },
@@ -168,6 +170,7 @@ async fn ask(verb: Verb, reach: &Reach, output: Output) -> Result<ExitCode, Fail
         | Verb::Demo(_)
         | Verb::Call(_)
         | Verb::Explain { .. }
+        | Verb::Dns { .. }
         | Verb::Simulate { .. }
         | Verb::Login(_)
         | Verb::Cert { .. }

@@ -5,7 +5,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 
 use crate::{
-    act, audit, call, cert, device_key, documents, explain, length::parse_length, models, operator_token,
+    act, audit, call, cert, device_key, dns, documents, explain, length::parse_length, models, operator_token,
     output::Output, simulate, up,
 };
 
@@ -67,6 +67,11 @@ pub(crate) enum Verb {
     Explain {
         #[command(subcommand)]
         verb: explain::ExplainVerb,
+    },
+    /// DNS answers: every step that leads to one, or one question to a name server.
+    Dns {
+        #[command(subcommand)]
+        verb: dns::DnsVerb,
     },
     /// Play a scenario in virtual time with the product's own decisions, and print every event.
     Simulate {

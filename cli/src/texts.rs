@@ -89,6 +89,22 @@ pub(crate) fn edge_is_silent(edge: impl Display) -> String {
     )
 }
 
+pub(crate) fn name_server_is_silent(server: impl Display) -> String {
+    format!(
+        "the name server at {server} does not answer; check the address (listen in dns.toml), and that UDP and TCP reach it"
+    )
+}
+
+pub(crate) fn name_server_page_is_silent(server: impl Display) -> String {
+    format!(
+        "the name server at {server} does not answer; check that this is its administrative address (admin_listen in dns.toml)"
+    )
+}
+
+pub(crate) fn no_name_server_address(name: &str) -> String {
+    format!("the record of the world has a wrong address for {name}; start the world again: `meridian up`")
+}
+
 /// `silent` are the addresses.
 pub(crate) fn edges_report_no_sessions(silent: &[String]) -> Error {
     anyhow!(

@@ -1,7 +1,7 @@
 //! Generates the Rust code for proto/meridian/v1/meridian.proto. Needs protoc (Debian: protobuf-compiler).
 
 /// The messages that `meridian -o json` prints as they are, each field under its name. cli/src/present/json.rs maps the others.
-const PRINTED: [&str; 11] = [
+const PRINTED: [&str; 12] = [
     "Action",
     "Check",
     "EdgeStatus",
@@ -13,6 +13,7 @@ const PRINTED: [&str; 11] = [
     "RegionStatus",
     "Share",
     "Unwritten",
+    "DnsTiming",
 ];
 
 fn main() {

@@ -7,6 +7,7 @@ pub mod mark;
 pub mod narrate;
 pub mod new_sessions;
 pub mod observe;
+pub mod query;
 pub mod recordings;
 pub mod report;
 pub mod resolve;

@@ -29,6 +29,7 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             "answered_by": status.answered_by,
             "progress": status.progress,
             "unwritten": status.unwritten,
+            "dns": status.dns,
             "rollout": if status.rollout.is_empty() { Value::Null } else {
                 json!({ "version": status.rollout, "percent": status.rollout_percent })
             },
@@ -83,7 +84,11 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
         let heard = ago(edge.heard_at_ms, status.now_ms);
         edges.add_row([&edge.edge, &edge.state, &heard, &addresses.join(" ")]);
     }
-    let _ = writeln!(text, "{}\n", plain(&edges));
+    let _ = writeln!(text, "{}", plain(&edges));
+    if let Some(dns) = &status.dns {
+        let _ = writeln!(text, "{}", dns_line(dns));
+    }
+    text.push('\n');
     let _ = writeln!(text, "{}", nodes(&status.nodes, status.now_ms, number.generation));
     lines(&mut text, "waiting", status.waiting.iter().map(reason_line));
     if !status.actions.is_empty() {
@@ -105,6 +110,19 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
         let _ = writeln!(text, "\n{}", plain(&actions));
     }
     text
+}
+
+/// The promise of DNS about an edge that dies.
+fn dns_line(dns: &v1::DnsTiming) -> String {
+    let because = match dns.pace.as_str() {
+        "changing" => ", while a change is likely",
+        _ => "",
+    };
+    format!(
+        "DNS answers live for at most {} s{because}; an edge that dies is in none after {}",
+        dns.ttl_s,
+        span(dns.lost_edge_bound_ms)
+    )
 }
 
 fn nodes(nodes: &[v1::NodeStatus], now_ms: u64, newest: u64) -> String {

@@ -39,6 +39,11 @@ fn example() -> v1::StatusReply {
             ..Default::default()
         }],
         leader: "control-plane".into(),
+        dns: Some(v1::DnsTiming {
+            ttl_s: 7,
+            pace: "changing".into(),
+            lost_edge_bound_ms: 48_000,
+        }),
         ..Default::default()
     }
 }
@@ -51,6 +56,9 @@ fn a_status_reads_well() {
         "{text}"
     );
     assert!(text.contains("us-west 100 %"), "{text}");
+    let promise =
+        "DNS answers live for at most 7 s, while a change is likely; an edge that dies is in none after 48 s\n";
+    assert!(text.contains(promise), "{text}");
     assert!(text.contains("127.0.1.1:8080 [::1]:8080"), "{text}");
 }
 

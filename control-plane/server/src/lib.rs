@@ -11,6 +11,7 @@
 pub mod access;
 mod claims;
 pub mod config;
+mod dns_timing;
 pub mod grpc;
 pub mod metrics;
 pub mod nodes;

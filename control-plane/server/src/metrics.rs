@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use topology::{Moment, ReasonCode, RegionId, RegionState};
 use verdict::Health;
 
-use crate::{nodes::Nodes, store::Mirror, view::View};
+use crate::{dns_timing::DnsTiming, nodes::Nodes, store::Mirror, view::View};
 
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
@@ -80,6 +80,8 @@ pub const REGIONS_HELD: &str = "meridian_control_plane_regions_held";
 pub const REGIONS_DOWN_UNMOVED: &str = "meridian_control_plane_regions_down_and_not_moved";
 /// Edges left out of DNS because they are lost.
 pub const EDGES_LOST: &str = "meridian_control_plane_edges_lost";
+/// Longest time from the death of an edge to the last DNS answer that names it, in seconds.
+pub const LOST_EDGE_BOUND: &str = "meridian_control_plane_lost_edge_bound_seconds";
 /// Stacks that fail, to answer or in a component, while others of their region serve.
 pub const STACKS_FAILING: &str = "meridian_control_plane_stacks_failing";
 
@@ -154,6 +156,11 @@ impl Collector for ViewMetrics {
                 EDGES_LOST,
                 "edges left out of DNS because they are lost",
                 input.memory.lost_edges.len() as f64,
+            ),
+            (
+                LOST_EDGE_BOUND,
+                "longest time in seconds from the death of an edge to the last DNS answer that names it",
+                DnsTiming::of(input, now).map_or(0.0, |timing| timing.lost_edge_bound.as_secs_f64()),
             ),
             (
                 REGIONS_DOWN_UNMOVED,

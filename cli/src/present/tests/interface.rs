@@ -245,6 +245,11 @@ fn the_json_of_status() {
         answered_by: "control-plane-2".into(),
         progress: Some(progress()),
         unwritten: Some(unwritten()),
+        dns: Some(v1::DnsTiming {
+            ttl_s: 15,
+            pace: "steady".into(),
+            lost_edge_bound_ms: 56_000,
+        }),
     };
     check(
         &status(&full, Output::Json),
@@ -259,6 +264,7 @@ fn the_json_of_status() {
             "automation": reason_json(), "not_leading": "another leads", "stale_ms": 7,
             "answered_by": "control-plane-2", "progress": progress_json(), "unwritten": unwritten_json(),
             "rollout": { "version": "2.4.0", "percent": 6 },
+            "dns": { "ttl_s": 15, "pace": "steady", "lost_edge_bound_ms": 56_000 },
         }),
     );
     let unknown = v1::StatusReply {
@@ -270,7 +276,7 @@ fn the_json_of_status() {
         json!({
             "plan": null, "plan_created_at_ms": 0, "now_ms": 0, "regions": [], "edges": [], "nodes": [], "waiting": [],
             "actions": [], "leader": "", "automation": null, "not_leading": "", "stale_ms": null, "answered_by": "",
-            "progress": null, "unwritten": null, "rollout": null,
+            "progress": null, "unwritten": null, "rollout": null, "dns": null,
         }),
     );
 }

@@ -32,6 +32,7 @@ use super::{
 };
 use crate::{
     access::principal,
+    dns_timing::DnsTiming,
     nodes::{Nodes, waited_for},
     reconcile::{self, Applied, Unanswered},
     records::{self, AuditHead, Document, DocumentKind},
@@ -128,6 +129,7 @@ impl Operator for OperatorService {
             rollout_percent: rollout.map_or(0, |rollout| u32::from(rollout.percent)),
             progress: Some(progress_message(&view, &self.nodes)),
             unwritten: view.progress.unwritten.as_ref().map(unwritten_message),
+            dns: DnsTiming::of(&view.input, now).map(Into::into),
         }))
     }
 
