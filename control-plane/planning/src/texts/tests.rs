@@ -312,6 +312,7 @@ fn of_waiting() -> Vec<Sample> {
 
 fn of_documents() -> Vec<Sample> {
     vec![
+        ("records_differ", documents::records_differ()),
         ("no_region_could_be_left", documents::no_region_could_be_left(3, 3)),
         ("no_region_could_be_bad", documents::no_region_could_be_bad(5, 3)),
         ("writer_would_go", documents::writer_would_go(&west(), &east())),
