@@ -202,7 +202,7 @@ async fn a_leader_that_was_frozen_wakes_up_to_no_power() {
     assert!(
         fleet.planes[frozen]
             .log()
-            .contains("the leadership was lost; following")
+            .contains("the leadership was lost; this control plane follows")
     );
     two_more_ticks().await;
     fleet.check();
