@@ -339,7 +339,7 @@ fn every_command_is_one() {
             tried += 1;
             let depth = match (first.as_str(), verbs.get(1).map(String::as_str)) {
                 ("cert", Some("trust")) => 3,
-                ("topology" | "policy" | "audit" | "explain" | "cert" | "models", _) => 2,
+                ("topology" | "policy" | "audit" | "explain" | "cert" | "models" | "dns", _) => 2,
                 _ => 1,
             };
             let verb = verbs.into_iter().take(depth).collect::<Vec<_>>();

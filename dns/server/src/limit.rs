@@ -91,7 +91,7 @@ impl Limiter {
     /// Every `slip`th limited reply is sent, cut. Chosen by a hash of the time, so that threads need no common count.
     fn over(&self, hash: u64, known: u64, now: u64) -> Verdict {
         let turn = (hash ^ known ^ now.wrapping_mul(0x9e37_79b9_7f4a_7c15)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 32;
-        if self.slip > 0 && turn % u64::from(self.slip) == 0 {
+        if self.slip > 0 && turn.is_multiple_of(u64::from(self.slip)) {
             Verdict::Cut
         } else {
             Verdict::Drop

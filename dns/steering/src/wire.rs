@@ -93,17 +93,17 @@ fn contents(out: &mut Vec<u8>, data: &RecordData, zone: Option<&str>) {
             // Never compressed (RFC 9460 §2.2).
             out.extend(name(&binding.target));
             parameter(out, 1, |out| {
-                binding.alpn.iter().for_each(|id| text(out, id.as_bytes()))
+                binding.alpn.iter().for_each(|id| text(out, id.as_bytes()));
             });
             parameter(out, 3, |out| out.extend(binding.port.to_be_bytes()));
             if !binding.v4.is_empty() {
                 parameter(out, 4, |out| {
-                    binding.v4.iter().for_each(|hint| out.extend(hint.octets()))
+                    binding.v4.iter().for_each(|hint| out.extend(hint.octets()));
                 });
             }
             if !binding.v6.is_empty() {
                 parameter(out, 6, |out| {
-                    binding.v6.iter().for_each(|hint| out.extend(hint.octets()))
+                    binding.v6.iter().for_each(|hint| out.extend(hint.octets()));
                 });
             }
         }
