@@ -168,7 +168,7 @@ pub fn write(docs: &Path, bench: &str, file: &str, figures: &impl Serialize, sec
     write_file(&page, &with_section(&before, bench, section))
 }
 
-/// As [`write`], for one part of a bench: `figures` stand under `key` in the file, whose other figures stay.
+/// As [`write()`], for one part of a bench: `figures` stand under `key` in the file, whose other figures stay.
 pub fn write_part(
     docs: &Path,
     bench: &str,
