@@ -38,7 +38,7 @@ pub struct Asked {
     pub subnet: Option<(IpAddr, u8)>,
 }
 
-/// What the reply said.
+/// The content of the reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Said {
     /// The response code, such as NOERROR.
@@ -49,7 +49,7 @@ pub struct Said {
     pub scope: Option<u8>,
     /// The name of the server (RFC 5001).
     pub node: Option<String>,
-    /// Whether the answer came over TCP, because it was too long for a datagram.
+    /// True if the answer came over TCP, because it was too long for a datagram.
     pub over_tcp: bool,
     /// Time from question to reply.
     pub took: Duration,

@@ -97,7 +97,7 @@ fn arguments(source: &str) -> &str {
     source
 }
 
-/// Whether one of the arguments is a text with a blank between two words.
+/// True if one of the arguments is a text with a blank between two words.
 fn has_sentence(arguments: &str) -> bool {
     let quoted = arguments.split('"').skip(1).step_by(2);
     quoted.into_iter().any(|text| text.trim().contains(' '))

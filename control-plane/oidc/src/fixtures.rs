@@ -108,7 +108,7 @@ impl TestProvider {
         self.state.lock().is_ill = is_ill;
     }
 
-    /// Whether it has no metadata from now on.
+    /// True if it has no metadata from now on.
     pub fn set_unannounced(&self, is_unannounced: bool) {
         self.state.lock().is_unannounced = is_unannounced;
     }

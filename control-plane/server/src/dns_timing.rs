@@ -1,4 +1,4 @@
-//! How long DNS answers live, by the plan and the policy in force.
+//! The life of DNS answers, by the plan and the policy in force.
 
 use std::time::Duration;
 

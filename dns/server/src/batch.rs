@@ -50,7 +50,7 @@ pub(crate) struct Batch {
 
 /// The parts of one datagram and its reply.
 pub(crate) struct Slot<'b> {
-    /// Whoever asked. `None`: no family that we know.
+    /// The asker. `None`: no family that we know.
     pub(crate) client: Option<SocketAddr>,
     pub(crate) question: &'b [u8],
     pub(crate) reply: &'b mut [u8; UDP_BYTES_MAX as usize],

@@ -36,13 +36,13 @@ pub struct Config {
     /// A database of places in MaxMind's format, read at the start.
     #[serde(default)]
     pub geoip_database: Option<PathBuf>,
-    /// Whether this server measures how long a connection to each edge takes, for clients without a place.
+    /// True if this server measures the time of a connection to each edge, for clients without a place.
     #[serde(default)]
     pub measure_edges: bool,
     /// Seconds of each step in which an edge that returns gets its clients back. 0: all at once.
     #[serde(default = "return_step_s")]
     pub return_step_s: u64,
-    /// What answers name when the plan names no edge.
+    /// The edges that answers name when the plan names none.
     #[serde(default)]
     pub all_out: AllOutMode,
     /// The edges of `all_out = "static"`.
@@ -69,7 +69,7 @@ fn return_step_s() -> u64 {
     Settings::default().return_step.as_secs()
 }
 
-/// What answers name when the plan names no edge.
+/// The edges that answers name when the plan names none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum AllOutMode {

@@ -33,7 +33,7 @@ impl std::fmt::Debug for Secret {
 pub(crate) struct Given {
     /// Both halves.
     pub(crate) cookie: [u8; COOKIE_BYTES],
-    /// Whether the query showed a good one.
+    /// True if the query showed a good one.
     pub(crate) is_good: bool,
 }
 

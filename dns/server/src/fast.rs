@@ -29,11 +29,11 @@ pub(crate) struct Fast {
     pub(crate) length: usize,
     pub(crate) qtype: QueryType,
     pub(crate) rcode: Rcode,
-    /// Whether the client showed a good cookie.
+    /// True if the client showed a good cookie.
     pub(crate) is_trusted: bool,
-    /// Where the question ends.
+    /// The end of the question.
     question_end: usize,
-    /// Where the OPT record begins; at the end of the message if there is none.
+    /// The beginning of the OPT record; the end of the message if there is none.
     opt_at: usize,
 }
 
@@ -48,7 +48,7 @@ impl Fast {
     }
 }
 
-/// What an OPT record of a query says.
+/// The content of an OPT record of a query.
 #[derive(Debug, Clone, Copy, Default)]
 struct Opt {
     payload: u16,
@@ -133,7 +133,7 @@ pub(crate) fn reply(
     })
 }
 
-/// Where the name of the question ends. `None` if it is cut, too long or contains a pointer.
+/// The end of the question's name. `None` if it is cut, too long or contains a pointer.
 #[inline]
 fn name_end(message: &[u8]) -> Option<usize> {
     let mut at = HEADER_BYTES;

@@ -33,7 +33,7 @@ pub(crate) struct Limiter {
     key: [u8; 16],
 }
 
-/// What to do with a reply.
+/// The fate of a reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Send,

@@ -18,7 +18,7 @@ use topology::{NodeId, PlanNumber, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
 use crate::{Responder, texts};
 
-/// What the page needs of its process.
+/// The parts of its process that the page needs.
 #[derive(Debug)]
 pub struct Pages {
     /// The name server.
@@ -46,7 +46,7 @@ struct Question {
     #[serde(rename = "type")]
     kind: Option<String>,
     client: IpAddr,
-    /// Whether `client` is a resolver that tells no network of its own client.
+    /// True if `client` is a resolver that tells no network of its own client.
     #[serde(default)]
     is_resolver: bool,
     generation: Option<u64>,

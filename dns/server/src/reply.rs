@@ -25,7 +25,7 @@ pub const UDP_BYTES_MAX: u16 = 1232;
 pub(crate) const UDP_BYTES_PLAIN: u16 = 512;
 /// Length of an OPT record without options.
 pub(crate) const OPT_BYTES: usize = 11;
-/// How much longer a datagram may be than its question when its client did not show that the address is its own.
+/// A reply is at most this many times as long as its question when its client did not show that the address is its own.
 const AMPLIFICATION_MAX: usize = 3;
 /// Bytes of the IP and UDP headers around a message.
 const AROUND_BYTES: usize = 28;
@@ -53,7 +53,7 @@ pub struct Received<'a> {
     pub message: &'a [u8],
     /// The address that it came from.
     pub client: IpAddr,
-    /// How it came.
+    /// The way by which it came.
     pub transport: Transport,
     /// The time.
     pub now: Moment,
@@ -70,7 +70,7 @@ pub struct Reply {
     pub rcode: Rcode,
     /// Whether the reply tells the client to ask again over TCP.
     pub truncated: bool,
-    /// Whether the client showed that it owns its address: by a cookie, or by a connection.
+    /// True if the client showed that it owns its address: by a cookie, or by a connection.
     pub is_trusted: bool,
 }
 

@@ -36,7 +36,7 @@ const WAITING_BYTES: usize = 1 << 20;
 /// Pause after a socket error, so that a lasting error does not become a busy loop.
 const ERROR_PAUSE: Duration = Duration::from_millis(50);
 
-/// What all threads use.
+/// The parts that all threads use.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) responder: Arc<Responder>,
@@ -241,7 +241,7 @@ fn answer(
     Some(reply.bytes.len())
 }
 
-/// Whether nothing came until the timeout.
+/// True if nothing came until the timeout.
 fn is_quiet(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -146,7 +146,7 @@ pub struct Question<'a> {
 pub struct Written {
     /// Bytes behind the question.
     pub length: usize,
-    /// Whether neither the name nor any name below it exists.
+    /// True if neither the name nor any name below it exists.
     pub no_such_name: bool,
     /// Number of records in the answer section.
     pub answers: u16,
@@ -192,7 +192,7 @@ impl Answers {
         self.ttl
     }
 
-    /// Whether a change is likely.
+    /// True if a change is likely.
     pub fn pace(&self) -> Pace {
         self.pace
     }

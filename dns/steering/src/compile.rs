@@ -30,7 +30,7 @@ const EDGE_ADDRESSES_MAX: usize = 3;
 /// Most edges of a topology. Their numbers have 16 bits.
 const EDGES_MAX: usize = u16::MAX as usize;
 
-/// What answers name when the plan names no edge. Nodes refuse such plans and keep the last good one, so this is for a
+/// The edges that answers name when the plan names none. Nodes refuse such plans and keep the last good one, so this is for a
 /// plan that passed them all the same.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum AllOut {
@@ -50,7 +50,7 @@ pub enum AllOut {
 pub struct Settings {
     /// Time of one step of an edge that returns: 1, 5, 25, 50 and then 100 % of its clients. Zero: all at once.
     pub return_step: Duration,
-    /// What answers name when the plan names no edge.
+    /// The edges that answers name when the plan names none.
     pub all_out: AllOut,
 }
 

@@ -42,7 +42,7 @@ impl Load {
         Ok(Self { questions, seconds })
     }
 
-    /// What dnsperf asks, with EDNS and no options.
+    /// The questions of dnsperf, with EDNS and no options.
     pub(crate) fn plain(&self, server: &Server) -> anyhow::Result<Measured> {
         let before = cpu(server.pid)?;
         let output = Command::new("taskset")

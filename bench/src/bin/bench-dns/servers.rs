@@ -132,7 +132,7 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(UdpSocket::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Whether a server answers for the zone.
+/// True if a server answers for the zone.
 fn answers(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<usize> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
