@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use crate::http::{self, Client, Metadata, Unasked};
+use crate::{
+    http::{self, Client, Metadata, Unasked},
+    texts,
+};
 
 /// RFC 8628 §3.2: the interval if the provider names none, and §3.5: how much slower it may ask for.
 const INTERVAL_DEFAULT: u64 = 5;
@@ -39,16 +42,16 @@ pub enum NotSignedIn {
     #[error(transparent)]
     Unasked(#[from] Unasked),
     /// The person, or a rule of the provider, said no.
-    #[error("the provider says that access was denied")]
+    #[error("{}", texts::DENIED)]
     Denied,
     /// The code has ended.
-    #[error("the code has ended before anybody signed in; log in again")]
+    #[error("{}", texts::ENDED)]
     Ended,
     /// Another error of OAuth 2.0.
-    #[error("the provider refuses: {0}")]
+    #[error("{}", texts::provider_refuses(.0))]
     Refused(String),
     /// There is no id token in the answer.
-    #[error("the provider gave no id token; the scope must have openid in it")]
+    #[error("{}", texts::NO_ID_TOKEN)]
     NoIdToken,
 }
 
@@ -123,12 +126,12 @@ pub fn sign_in(
     let at = metadata.device_authorization_endpoint.as_ref();
     let at = at.ok_or_else(|| Unasked::NoDeviceFlow(metadata.issuer.clone()))?;
     let (_, text) = client.post(at, &[("client_id", client_id), ("scope", scope)])?;
-    let refused: Answer = http::parsed(at, "an answer of OAuth 2.0", &text)?;
+    let refused: Answer = http::parsed(at, texts::OAUTH_ANSWER, &text)?;
     if refused.error.is_some() {
         Pace::of(&Begun::default()).after(refused)?;
-        return Err(NotSignedIn::Refused("it began no device flow".to_owned()));
+        return Err(NotSignedIn::Refused(texts::BEGAN_NONE.to_owned()));
     }
-    let begun: Begun = http::parsed(at, "a device code", &text)?;
+    let begun: Begun = http::parsed(at, texts::DEVICE_CODE, &text)?;
     show(&begun);
     let (mut pace, mut broken) = (Pace::of(&begun), 0);
     while let Some(wait) = pace.wait() {
@@ -141,7 +144,7 @@ pub fn sign_in(
         let at = &metadata.token_endpoint;
         let answer = client
             .post(at, &form)
-            .and_then(|(_, text)| http::parsed(at, "an answer of OAuth 2.0", &text));
+            .and_then(|(_, text)| http::parsed(at, texts::OAUTH_ANSWER, &text));
         match answer {
             Ok(answer) => {
                 broken = 0;

@@ -19,6 +19,8 @@ use ureq::{
 };
 use url::{Host, Url};
 
+use crate::texts;
+
 /// Deadline for an answer. A control plane may need two of them before it answers somebody who logs in, within ten seconds.
 const ANSWER_MAX: Duration = Duration::from_secs(4);
 /// Longest answer, in bytes: sets of keys have ten kilobytes.
@@ -28,13 +30,13 @@ const ANSWER_BYTES_MAX: u64 = 1 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum Unasked {
     /// A URL that would show tokens to everybody on the network path, or that hides where it leads.
-    #[error("{0:.200} is no address of a provider; write https:// and a host, without a name or a password before it")]
+    #[error("{}", texts::not_private(.0))]
     Plain(String),
     /// The roots in the configuration.
-    #[error("the provider's roots cannot be read: {0}; name a file with certificates in PEM")]
+    #[error("{}", texts::bad_roots(.0))]
     Roots(String),
     /// The network, TLS, or HTTP.
-    #[error("{url}: {why}")]
+    #[error("{}", texts::no_answer(url, why))]
     Http {
         /// The address.
         url: String,
@@ -42,7 +44,7 @@ pub enum Unasked {
         why: String,
     },
     /// The answer is not what the specifications promise.
-    #[error("{url} answered with something else than {what}: {why}")]
+    #[error("{}", texts::malformed(url, what, why))]
     Malformed {
         /// The address.
         url: String,
@@ -52,7 +54,7 @@ pub enum Unasked {
         why: String,
     },
     /// It calls itself otherwise.
-    #[error("{asked} calls itself {found}; write that as the issuer, or another address")]
+    #[error("{}", texts::other_issuer(asked, found))]
     OtherIssuer {
         /// The issuer of the configuration.
         asked: String,
@@ -60,7 +62,7 @@ pub enum Unasked {
         found: String,
     },
     /// It has no device flow.
-    #[error("{0} offers no device flow (device_authorization_endpoint); turn it on for this client at the provider")]
+    #[error("{}", texts::no_device_flow(.0))]
     NoDeviceFlow(String),
 }
 
@@ -82,7 +84,7 @@ impl Metadata {
     /// It does not answer, or not as this issuer.
     pub fn of(client: &Client, issuer: &str) -> Result<Self, Unasked> {
         let url = format!("{}/.well-known/openid-configuration", issuer.trim_end_matches('/'));
-        let found: Self = parsed(&url, "metadata", &client.get(&url)?)?;
+        let found: Self = parsed(&url, texts::METADATA, &client.get(&url)?)?;
         // §4.3: or one provider could speak for another.
         match found.issuer == issuer {
             true => Ok(found),
@@ -139,7 +141,7 @@ impl Client {
                 let read: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
                 let read = read.map_err(|error| Unasked::Roots(error.to_string()))?;
                 if read.is_empty() {
-                    return Err(Unasked::Roots("there is none".to_owned()));
+                    return Err(Unasked::Roots(texts::NO_ROOT.to_owned()));
                 }
                 let roots: Vec<_> = read.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
                 RootCerts::new_with_certs(&roots)
@@ -166,7 +168,7 @@ impl Client {
             (200..=299, text) => Ok(text),
             (status, _) => Err(Unasked::Http {
                 url: url.to_owned(),
-                why: format!("status {status}"),
+                why: texts::bad_status(status),
             }),
         }
     }

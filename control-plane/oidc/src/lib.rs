@@ -11,6 +11,7 @@ pub mod flow;
 mod http;
 mod person;
 mod provider;
+mod texts;
 
 pub use http::{Client, Metadata, Unasked, is_private};
 pub use person::{Nobody, Person, Rules};

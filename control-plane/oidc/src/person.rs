@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use identity::{Grant, PeerId, Role};
 use serde_json::Value;
 
+use crate::texts;
+
 /// Longest name that is looked at, in bytes.
 const GROUPS_MAX: usize = 1_000;
 
@@ -32,10 +34,7 @@ pub struct Person {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Nobody {
     /// The name.
-    #[error(
-        "the claim {claim} is no operator's name ({found}); names have letters, digits, '.', '-' and '_', at most 64: set name_claim in \
-         [operators.oidc] to a claim that fits and that nobody chooses"
-    )]
+    #[error("{}", texts::no_operator_name(claim, found))]
     Name {
         /// The claim.
         claim: String,
@@ -43,9 +42,7 @@ pub enum Nobody {
         found: String,
     },
     /// The groups.
-    #[error(
-        "none of the groups of {name} has a role here; add one to [[operators.oidc.role]], or the person to a group"
-    )]
+    #[error("{}", texts::no_role(name))]
     NoRole {
         /// The person.
         name: String,
@@ -66,7 +63,10 @@ impl Rules {
         });
         let name = name.ok_or_else(|| Nobody::Name {
             claim: self.name_claim.clone(),
-            found: claim.map_or_else(|| "missing".to_owned(), |found| format!("{:.80}", found.to_string())),
+            found: claim.map_or_else(
+                || texts::MISSING.to_owned(),
+                |found| format!("{:.80}", found.to_string()),
+            ),
         })?;
         let groups: Vec<&str> = match claims.get(&self.groups_claim) {
             Some(Value::Array(groups)) => groups.iter().take(GROUPS_MAX).filter_map(Value::as_str).collect(),

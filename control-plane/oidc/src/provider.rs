@@ -11,6 +11,7 @@ use topology::Moment;
 use crate::{
     http::{Client, Metadata, Unasked},
     person::{Nobody, Person, Rules},
+    texts,
 };
 
 /// The provider's keys are asked for again after this time, and no more often than every minute: a token with an unknown key is no
@@ -54,10 +55,10 @@ struct Kept {
 #[derive(Debug, thiserror::Error)]
 pub enum Unrecognised {
     /// The keys of the provider are not known now, which says nothing about the person: a later attempt may succeed.
-    #[error("the keys of the identity provider cannot be read: {0}")]
+    #[error("{}", texts::no_keys(.0))]
     NoKeys(String),
     /// The token itself.
-    #[error("the id token is refused: {0}")]
+    #[error("{}", texts::token_refused(.0))]
     Token(#[from] Denied),
     /// The person.
     #[error(transparent)]
@@ -133,7 +134,7 @@ impl Provider {
                     .lock()
                     .failed
                     .clone()
-                    .unwrap_or_else(|| "it is being asked".to_owned())
+                    .unwrap_or_else(|| texts::IS_ASKED.to_owned())
             };
             return known.ok_or_else(|| Unrecognised::NoKeys(why()));
         }
