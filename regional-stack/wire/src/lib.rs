@@ -6,6 +6,8 @@
 //! The codec is hand-written and not prost's: releases that run speak these bytes, their first byte begins no text, and a state of up to
 //! 16 KiB, which goes out before most events, is borrowed from the frame and never copied. Proptest and a fuzz target read it.
 
+mod texts;
+
 use std::{fmt, str::FromStr};
 
 use topology::{Component, Moment};
@@ -191,7 +193,7 @@ pub struct Load {
 
 /// A text that is not a load.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not a load; one is written {}", Load::default())]
+#[error("{}", texts::not_a_load())]
 pub struct LoadError;
 
 impl Load {
@@ -273,19 +275,19 @@ pub struct Trouble {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// The message does not begin with the bytes of this protocol.
-    #[error("not a message of session continuity")]
+    #[error("{}", texts::FOREIGN)]
     Foreign,
     /// This version has no message of that kind.
-    #[error("this version has no message of session continuity of kind {0}")]
+    #[error("{}", texts::unknown_kind(*.0))]
     Kind(u8),
     /// The message ends too early.
-    #[error("the message of session continuity ends too early")]
+    #[error("{}", texts::SHORT)]
     Short,
     /// The state is longer than [`STATE_BYTES_MAX`].
-    #[error("the state has {0} bytes; the limit is {STATE_BYTES_MAX}")]
+    #[error("{}", texts::state_too_long(*.0))]
     TooLong(usize),
     /// The fields of the message contradict each other.
-    #[error("the fields of the message of session continuity contradict each other")]
+    #[error("{}", texts::CONTRADICTION)]
     Contradiction,
 }
 
