@@ -28,6 +28,7 @@ use topology::Moment;
 use crate::{
     error::{CallError, Stage, call_error, closed},
     event::{self, Event, Notice, Timings},
+    texts,
     utterance::{RATE, Utterance, silence},
 };
 
@@ -489,9 +490,7 @@ impl Progress {
                     .first_audio
                     .get_or_insert_with(|| self.speech_ended.map_or(Duration::ZERO, |end| now - end));
                 if self.audio.len() + audio.len() > REPLY_BYTES_MAX {
-                    return Err(CallError::Protocol(format!(
-                        "the reply is longer than {REPLY_BYTES_MAX} bytes"
-                    )));
+                    return Err(CallError::Protocol(texts::reply_too_long(REPLY_BYTES_MAX)));
                 }
                 self.audio.extend(audio);
             }
@@ -501,7 +500,7 @@ impl Progress {
             }
             Event::ResponseDone { status, .. } if status == "completed" => self.done = Some(now),
             Event::ResponseDone { status, detail } => {
-                return Err(self.failed(format!("the response is {status}: {detail}"), false));
+                return Err(self.failed(texts::response_is(&status, &detail), false));
             }
             Event::TurnReport(report) => {
                 self.reported = true;
@@ -520,7 +519,7 @@ impl Progress {
             Event::Notice(notice) if self.turn.notices.len() < NOTICES_MAX => self.turn.notices.push(notice),
             Event::Error(error) => {
                 let callers_fault = error.kind == "invalid_request_error";
-                let message = format!("{} ({})", error.message, error.code);
+                let message = texts::server_error(&error.message, &error.code);
                 return Err(self.failed(message, callers_fault));
             }
             Event::Notice(_) | Event::SessionCreated { .. } | Event::ResponseCreated | Event::Other => {}
@@ -551,10 +550,10 @@ impl Progress {
 }
 
 fn request(address: SocketAddr, options: &CallOptions) -> Result<http::Request<()>, CallError> {
-    let unsayable = |what: &str| CallError::Protocol(format!("{what} cannot be sent in an HTTP request"));
+    let unsayable = |what: &str| CallError::Protocol(texts::unsayable(what));
     let mut request = format!("ws://{address}/v1/realtime?model={}&meridian=1", options.model)
         .into_client_request()
-        .map_err(|_| unsayable("the model's name"))?;
+        .map_err(|_| unsayable(texts::MODEL_NAME))?;
     let headers = request.headers_mut();
     if let Some(host) = &options.host {
         headers.insert(header::HOST, HeaderValue::from_str(host).map_err(|_| unsayable(host))?);

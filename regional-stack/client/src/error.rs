@@ -6,7 +6,7 @@ use http::{StatusCode, header};
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::{self, protocol::CloseFrame};
 
-use crate::event::bounded;
+use crate::{event::bounded, texts};
 
 /// The next part of a turn that the caller waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,20 +30,13 @@ impl Stage {
             Self::End => "the end of the reply",
         }
     }
-
-    fn advice(self) -> &'static str {
-        match self {
-            Self::Transcript => "; check that the recording contains speech",
-            Self::Reply | Self::Audio | Self::End => "",
-        }
-    }
 }
 
 /// The reason why a call or a turn failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// The connection could not be opened.
-    #[error("cannot connect to {address}: {source}")]
+    #[error("{}", texts::cannot_connect(*address, source))]
     Connect {
         /// The address of the server.
         address: SocketAddr,
@@ -51,7 +44,7 @@ pub enum CallError {
         source: io::Error,
     },
     /// The server opened no session before the deadline.
-    #[error("no session from {address} within {waited:?}")]
+    #[error("{}", texts::no_session(*address, *waited))]
     ConnectTimeout {
         /// The address of the server.
         address: SocketAddr,
@@ -59,7 +52,7 @@ pub enum CallError {
         waited: Duration,
     },
     /// The server answered the handshake with an HTTP error.
-    #[error("the service refused the call with {status}: {message}")]
+    #[error("{}", texts::refused(status, message))]
     Refused {
         /// The HTTP status.
         status: StatusCode,
@@ -69,7 +62,7 @@ pub enum CallError {
         message: String,
     },
     /// The connection ended.
-    #[error("the service closed the call{}: {reason}", code.map(|code| format!(" with {code}")).unwrap_or_default())]
+    #[error("{}", texts::closed(*code, reason))]
     Closed {
         /// The code of the Close frame (RFC 6455 §7.4). `None`: no Close frame came.
         code: Option<u16>,
@@ -79,10 +72,10 @@ pub enum CallError {
         source: Option<io::Error>,
     },
     /// The server broke the protocol, or an option of the call cannot be part of an HTTP request.
-    #[error("protocol error: {0}")]
+    #[error("{}", texts::protocol_error(.0))]
     Protocol(String),
     /// The turn did not finish before the deadline.
-    #[error("no answer within {waited:?}: still waiting for {}{}", stage.as_str(), stage.advice())]
+    #[error("{}", texts::no_answer(*waited, stage.as_str()))]
     TurnTimeout {
         /// The deadline, measured from the end of the speech.
         waited: Duration,
@@ -90,7 +83,7 @@ pub enum CallError {
         stage: Stage,
     },
     /// The server ended the turn with an error.
-    #[error("the turn failed while waiting for {}: {message}", stage.as_str())]
+    #[error("{}", texts::turn_failed(stage.as_str(), message))]
     TurnFailed {
         /// The part of the turn that was missing.
         stage: Stage,
@@ -113,6 +106,20 @@ pub enum RetryAdvice {
 }
 
 impl CallError {
+    /// The check to make or the command to type. `None`: the server's own words in the error say what to do.
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Connect { .. } | Self::ConnectTimeout { .. } => Some(texts::CHECK_SERVER),
+            Self::Protocol(_) => Some(texts::CHECK_VERSION),
+            Self::TurnTimeout {
+                stage: Stage::Transcript,
+                ..
+            } => Some(texts::CHECK_RECORDING),
+            Self::TurnTimeout { .. } => Some(texts::CHECK_STACKS),
+            Self::Refused { .. } | Self::Closed { .. } | Self::TurnFailed { .. } => None,
+        }
+    }
+
     /// Whether repeating the utterance can help.
     pub fn retry(&self) -> RetryAdvice {
         match self {
@@ -183,7 +190,7 @@ pub(crate) fn call_error(error: tungstenite::Error) -> CallError {
             | tungstenite::error::ProtocolError::HandshakeIncomplete,
         ) => CallError::Closed {
             code: None,
-            reason: "reset".to_owned(),
+            reason: texts::RESET.to_owned(),
             source: None,
         },
         other => CallError::Protocol(bounded(&other.to_string())),

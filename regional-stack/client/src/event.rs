@@ -6,6 +6,8 @@ use std::time::Duration;
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::Value;
 
+use crate::texts;
+
 /// One event of the server.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Event {
@@ -88,9 +90,9 @@ pub(crate) fn bounded(text: &str) -> String {
 
 /// Reads an event. The error says what is wrong with the text.
 pub(crate) fn read(text: &str) -> Result<Event, String> {
-    let event: Value = serde_json::from_str(text).map_err(|error| format!("an event is not JSON: {error}"))?;
+    let event: Value = serde_json::from_str(text).map_err(|error| texts::not_json(&error))?;
     let Some(kind) = event.get("type").and_then(Value::as_str) else {
-        return Err("an event has no type".to_owned());
+        return Err(texts::NO_TYPE.to_owned());
     };
     Ok(match kind {
         "session.created" => Event::SessionCreated {
@@ -108,11 +110,7 @@ pub(crate) fn read(text: &str) -> Result<Event, String> {
         // Servers of the beta protocol use the older name.
         "response.output_audio.delta" | "response.audio.delta" => {
             let delta = event.get("delta").and_then(Value::as_str).unwrap_or_default();
-            Event::Audio(
-                BASE64
-                    .decode(delta)
-                    .map_err(|error| format!("audio is not base64: {error}"))?,
-            )
+            Event::Audio(BASE64.decode(delta).map_err(|error| texts::not_base64(&error))?)
         }
         "response.output_audio_transcript.done" | "response.audio_transcript.done" => {
             Event::ReplyText(text_at(&event, "/transcript").unwrap_or_default())

@@ -9,6 +9,7 @@ pub mod utterance;
 
 mod error;
 mod event;
+mod texts;
 
 pub use call::{Call, CallOptions, Connection, Move, Pacing, Turn, TurnEnd};
 pub use error::{CallError, RetryAdvice, Stage};

@@ -5,7 +5,7 @@ use std::{collections::VecDeque, io, net::SocketAddr, time::Duration};
 use tokio::time::{Instant, sleep};
 use topology::Moment;
 
-use crate::{Call, CallError, CallOptions, Move, Pacing, RetryAdvice, Turn, Utterance};
+use crate::{Call, CallError, CallOptions, Move, Pacing, RetryAdvice, Turn, Utterance, texts};
 
 /// Wait before the second attempt. It doubles up to `BACKOFF_LAST`, by the retry policy of the product.
 const BACKOFF_FIRST: Duration = Duration::from_millis(100);
@@ -205,7 +205,7 @@ where
         })?;
         let mut tried = Err(CallError::Connect {
             address: nowhere,
-            source: io::Error::new(io::ErrorKind::NotFound, "the name has no address"),
+            source: io::Error::new(io::ErrorKind::NotFound, texts::NO_ADDRESS),
         });
         // Trying all addresses at once would be a stampede. Trying one address per attempt would wait long for the
         // working one of two.
