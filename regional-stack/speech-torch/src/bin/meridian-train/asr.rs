@@ -17,6 +17,7 @@ use crate::{
     averaging::{self, Average},
     corpus,
     schedule::Schedule,
+    texts,
     training::Training,
 };
 
@@ -33,12 +34,7 @@ struct Utterance {
 pub(crate) fn train(args: &Training) -> Result<()> {
     // Checkpoints are measured as they would serve. A missing file must be found now, not after the first minutes.
     let language = args.out.join("language.tsv");
-    ensure!(
-        language.is_file(),
-        "{} is missing; make it with tools/synthesise-speech language {}",
-        language.display(),
-        language.display()
-    );
+    ensure!(language.is_file(), texts::no_language(&language));
     let mut r = SmallRng::seed_from_u64(args.seed);
     tch::manual_seed(args.seed as i64);
     let mut rows = corpus::table(&args.corpus, "manifest.tsv")?;

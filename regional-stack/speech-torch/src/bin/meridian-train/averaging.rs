@@ -10,6 +10,8 @@ use serde::Serialize;
 use speech_torch::sidecar::{self, SIDECAR, Sidecar, WEIGHTS};
 use tch::{Tensor, nn};
 
+use crate::texts;
+
 /// Steps between two samples of the weights. Each sample costs a pass over them.
 const EVERY: u64 = 5;
 /// With one sample in five steps, the average reaches back about 500 steps.
@@ -21,7 +23,7 @@ pub(crate) fn start_from(variables: &mut nn::VarStore, folder: Option<&Path>) ->
     let weights = folder.join(WEIGHTS);
     variables
         .load(&weights)
-        .with_context(|| format!("cannot start from {}", weights.display()))
+        .with_context(|| texts::cannot_start_from(&weights))
 }
 
 pub(crate) struct Average {
@@ -57,7 +59,7 @@ impl Average {
 
     /// Writes weights and sidecar into `folder`. Each file appears whole or not at all.
     pub(crate) fn save<C: Serialize>(&self, folder: &Path, mut sidecar: Sidecar<C>) -> Result<()> {
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| texts::cannot_write(folder))?;
         let part = folder.join(format!("{WEIGHTS}.part"));
         let tensors: Vec<(&String, &Tensor)> = self.tensors.iter().collect();
         Tensor::write_safetensors(&tensors, &part)?;

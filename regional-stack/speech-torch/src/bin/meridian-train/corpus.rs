@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use crate::texts;
+
 /// Longest training recording, in seconds. A longer one would slow down its whole batch.
 const RECORDING_MAX_S: f32 = 12.0;
 
@@ -16,20 +18,11 @@ pub(crate) struct Row {
 
 pub(crate) fn table(folder: &Path, name: &str) -> Result<Vec<Row>> {
     let path = folder.join(name);
-    let text = std::fs::read_to_string(&path).with_context(|| {
-        format!(
-            "cannot read {}; make the recordings with tools/synthesise-speech",
-            path.display()
-        )
-    })?;
+    let text = std::fs::read_to_string(&path).with_context(|| texts::no_table(&path))?;
     let mut rows = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let [file, text, third] = line.split('\t').collect::<Vec<_>>()[..] else {
-            bail!(
-                "{}:{}: wanted three columns separated by tabs",
-                path.display(),
-                number + 1
-            );
+            bail!(texts::not_three_columns(&path, number + 1));
         };
         rows.push(Row {
             file: folder.join(file),
@@ -38,13 +31,13 @@ pub(crate) fn table(folder: &Path, name: &str) -> Result<Vec<Row>> {
         });
     }
     if rows.is_empty() {
-        bail!("{} lists no recordings", path.display());
+        bail!(texts::no_recordings(&path));
     }
     Ok(rows)
 }
 
 pub(crate) fn samples(file: &Path) -> Result<Vec<f32>> {
-    let bytes = std::fs::read(file).with_context(|| format!("cannot read {}", file.display()))?;
+    let bytes = std::fs::read(file).with_context(|| texts::cannot_read(file))?;
     speech::wav::decode(&bytes, RECORDING_MAX_S).with_context(|| file.display().to_string())
 }
 
@@ -64,14 +57,10 @@ pub(crate) fn prepare<T: Send>(rows: &[Row], work: impl Fn(&Row) -> Result<T> + 
     });
     let (good, bad): (Vec<_>, Vec<_>) = parts.into_iter().flatten().partition(Result::is_ok);
     if let Some(Err(first)) = bad.first() {
-        eprintln!(
-            "left out {} of {} recordings, the first because: {first:#}",
-            bad.len(),
-            rows.len()
-        );
+        eprintln!("{}", texts::left_out(bad.len(), rows.len(), &format!("{first:#}")));
         // A few bad files are no reason to stop. Many mean that the corpus itself is wrong.
         if bad.len() * 20 > rows.len() {
-            bail!("more than one in twenty recordings cannot be used; make the corpus again");
+            bail!(texts::TOO_MANY_LEFT_OUT);
         }
     }
     Ok(good.into_iter().flatten().collect())

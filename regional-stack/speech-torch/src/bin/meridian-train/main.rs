@@ -7,6 +7,7 @@ mod augment;
 mod averaging;
 mod corpus;
 mod schedule;
+mod texts;
 mod training;
 mod tts;
 

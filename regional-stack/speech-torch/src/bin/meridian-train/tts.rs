@@ -17,6 +17,7 @@ use crate::{
     averaging::{self, Average},
     corpus,
     schedule::Schedule,
+    texts,
     training::Training,
 };
 
@@ -40,10 +41,7 @@ pub(crate) fn train(args: &Training) -> Result<()> {
     let spectrum = features::MelSpectrum::new(features::SYNTHESIS);
     let mut sentences = corpus::prepare(&rows, |row| sentence(&spectrum, row))?;
     if sentences.len() < 2 * HELD_OUT {
-        bail!(
-            "{} sentences are too few to train on; make a corpus of thousands",
-            sentences.len()
-        );
+        bail!(texts::too_few_sentences(sentences.len()));
     }
     let held_out = sentences.split_off(sentences.len() - HELD_OUT);
 
@@ -103,13 +101,9 @@ fn sentence(spectrum: &features::MelSpectrum, row: &corpus::Row) -> Result<Sente
     let mut mel = spectrum.log_power(&corpus::samples(&row.file)?);
     let (mut phones, mut durations, mut given) = (Vec::new(), Vec::new(), 0u32);
     for timing in row.third.split(' ') {
-        let (name, end) = timing
-            .split_once(':')
-            .context("a timing is a phone, a colon and seconds")?;
-        let phone = pronunciation::phone(name).with_context(|| format!("phone {name} is unknown"))?;
-        let end_s: f32 = end
-            .parse()
-            .with_context(|| format!("{end} is not a number of seconds"))?;
+        let (name, end) = timing.split_once(':').context(texts::NOT_A_TIMING)?;
+        let phone = pronunciation::phone(name).with_context(|| texts::unknown_phone(name))?;
+        let end_s: f32 = end.parse().with_context(|| texts::not_seconds(end))?;
         let end = (end_s * speech::SAMPLE_RATE as f32 / features::SYNTHESIS.hop as f32).round() as u32;
         phones.push(phone);
         durations.push(end.saturating_sub(given));
@@ -118,9 +112,9 @@ fn sentence(spectrum: &features::MelSpectrum, row: &corpus::Row) -> Result<Sente
     let frames = (given as usize).min(mel.frames());
     // If the recording is a frame shorter than its timings, the last phone is shortened.
     let over = given - frames as u32;
-    let last = durations.last_mut().context("a sentence has phones")?;
+    let last = durations.last_mut().context(texts::NO_PHONES)?;
     if over > *last {
-        bail!("timings end {over} frames after the recording");
+        bail!(texts::recording_too_short(over));
     }
     *last -= over;
     mel.values.truncate(frames * mel.bins);
@@ -220,6 +214,5 @@ pub(crate) fn speak(model: &Path, out: &Path, text: &str) -> Result<()> {
     let samples = engine.synthesize(text, 1.0)?;
     let seconds = samples.len() as f64 / f64::from(speech::SAMPLE_RATE);
     println!("{seconds:.2} s of speech in {:.3} s", started.elapsed().as_secs_f64());
-    std::fs::write(out, wav::encode(&samples, speech::SAMPLE_RATE))
-        .with_context(|| format!("cannot write {}", out.display()))
+    std::fs::write(out, wav::encode(&samples, speech::SAMPLE_RATE)).with_context(|| texts::cannot_write(out))
 }
