@@ -1,7 +1,9 @@
 //! Shared parts of the benches: their start, a description of the machine, medians, tables, and the bench's section of
 //! docs/benchmarks.md.
 
+mod snapshot;
 pub mod stack;
+pub mod texts;
 
 use std::{
     fmt,
@@ -9,12 +11,14 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 use serde_json::Value;
 
 use drill::report::percentile;
+
+pub use crate::snapshot::first_snapshot;
 
 /// Runs a bench this many times, or as often as `--runs N` says.
 pub async fn main(name: &str, runs: usize, measure: impl AsyncFnOnce(usize) -> anyhow::Result<()>) -> ExitCode {
@@ -22,11 +26,11 @@ pub async fn main(name: &str, runs: usize, measure: impl AsyncFnOnce(usize) -> a
         let mut arguments = std::env::args().skip(1);
         let runs = match (arguments.next().as_deref(), arguments.next(), arguments.next()) {
             (None, ..) => runs,
-            (Some("--runs"), Some(runs), None) => runs.parse().context("--runs takes a number")?,
-            _ => bail!("usage: {name} [--runs N]"),
+            (Some("--runs"), Some(runs), None) => runs.parse().with_context(|| texts::not_a_number("--runs"))?,
+            _ => return Err(texts::usage(name, "[--runs N]")),
         };
         if runs == 0 {
-            bail!("--runs must be at least 1");
+            return Err(texts::not_positive("--runs"));
         }
         measure(runs).await
     };
@@ -155,13 +159,13 @@ pub fn table<const N: usize>(header: [&str; N]) -> Table {
 /// The folder docs/ beside or above this program.
 pub fn docs() -> anyhow::Result<PathBuf> {
     world::settings::find_upwards(&world::settings::default_binaries_dir(), "docs")
-        .context("cannot find docs/ around this program")
+        .with_context(|| texts::not_found("docs/"))
 }
 
 /// Writes docs/benchmarks/`file` and the section of docs/benchmarks.md that stands between the markers of `bench`.
 pub fn write(docs: &Path, bench: &str, file: &str, figures: &impl Serialize, section: &str) -> anyhow::Result<()> {
     let folder = docs.join("benchmarks");
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| texts::cannot_make(&folder))?;
     write_file(&folder.join(file), &(serde_json::to_string_pretty(figures)? + "\n"))?;
     let page = docs.join("benchmarks.md");
     let before = std::fs::read_to_string(&page).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
@@ -178,18 +182,18 @@ pub fn write_part(
 ) -> anyhow::Result<()> {
     let path = docs.join("benchmarks").join(file);
     let before = std::fs::read_to_string(&path).unwrap_or_else(|_| "{}".to_owned());
-    let whole = with_key(&before, key, figures).with_context(|| format!("cannot add to {}", path.display()))?;
+    let whole = with_key(&before, key, figures).with_context(|| texts::not_figures(&path))?;
     write(docs, bench, file, &whole, section)
 }
 
 fn write_file(path: &Path, text: &str) -> anyhow::Result<()> {
-    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, text).with_context(|| texts::cannot_write(path))
 }
 
 /// The JSON object in `text` with another value under `key`.
 fn with_key(text: &str, key: &str, value: Value) -> anyhow::Result<Value> {
     let mut whole: Value = serde_json::from_str(text)?;
-    let object = whole.as_object_mut().context("it is no JSON object")?;
+    let object = whole.as_object_mut().context(texts::NO_OBJECT)?;
     object.insert(key.to_owned(), value);
     Ok(whole)
 }

@@ -13,6 +13,8 @@ use identity::{Identity, PeerId, ca::Leaf, files::Files};
 use tokio::sync::broadcast;
 use world::{authority::Folder, process::Supervised};
 
+use crate::texts;
+
 /// Longest wait for the models.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// The region of the stack.
@@ -29,7 +31,7 @@ pub async fn start(state_dir: &Path, more: &str) -> anyhow::Result<(Supervised, 
         "region = \"{REGION}\"\nlisten = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nmodels_dir = {:?}\n{more}",
         models.display().to_string()
     );
-    std::fs::write(&configuration, document).with_context(|| format!("cannot write {}", configuration.display()))?;
+    std::fs::write(&configuration, document).with_context(|| texts::cannot_write(&configuration))?;
     let (deaths, _) = broadcast::channel(1);
     let program: PathBuf = binaries.join("meridian-stack");
     let mut stack = Supervised::new("stack-under-test", program, configuration, state_dir, deaths);
@@ -78,7 +80,8 @@ pub fn identity_section(files: &Files) -> String {
 /// The models of the source tree around this program.
 pub fn models_dir() -> anyhow::Result<PathBuf> {
     let binaries = world::settings::default_binaries_dir();
-    world::settings::find_upwards(&binaries, "regional-stack/models").context("cannot find the models")
+    world::settings::find_upwards(&binaries, "regional-stack/models")
+        .with_context(|| texts::not_found("regional-stack/models"))
 }
 
 /// A request with a body, on a connection of its own.

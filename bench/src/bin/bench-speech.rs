@@ -5,7 +5,7 @@
 use std::{collections::BTreeMap, net::SocketAddr, path::Path, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use bench::{Bench, build, docs, median, memory_kib, stack, table, write};
+use bench::{Bench, build, docs, median, memory_kib, stack, table, texts, write};
 use serde::{Deserialize, Serialize};
 use speech::{people, score::Score, wav};
 use tokio::{
@@ -68,7 +68,7 @@ async fn run(runs: usize) -> anyhow::Result<()> {
         let mut command_cpu_ms = BTreeMap::new();
         for engine in ENGINES {
             let state_dir = std::env::temp_dir().join(format!("meridian-bench-speech-{}", std::process::id()));
-            std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+            std::fs::create_dir_all(&state_dir).with_context(|| texts::cannot_make(&state_dir))?;
             let more = format!("[recognition]\nengine = \"{engine}\"\n");
             let (mut running, address) = stack::start(&state_dir, &more).await?;
             let pid = running.pid().context("the stack died at once")?;
@@ -100,8 +100,7 @@ fn recordings() -> anyhow::Result<Vec<Recording>> {
     let rows = people::rows();
     let read = |row: people::Row| {
         let path = folder.join(&row.file);
-        let file = std::fs::read(&path)
-            .with_context(|| format!("cannot read {}; tools/fetch-people gets the recordings", path.display()))?;
+        let file = std::fs::read(&path).with_context(|| texts::no_recording(&path))?;
         let seconds = wav::decode(&file, 60.0)?.len() as f32 / speech::SAMPLE_RATE as f32;
         Ok(Recording { row, file, seconds })
     };

@@ -18,7 +18,7 @@ use anyhow::{Context as _, bail};
 use bench::{
     Bench, build, docs, median, memory_kib,
     stack::{self, request, transcription},
-    table, write,
+    table, texts, write,
 };
 use client::{Call, CallOptions, Pacing, TurnEnd};
 use drill::{Recording, recordings};
@@ -101,7 +101,7 @@ async fn run(runs: usize) -> anyhow::Result<()> {
     let upload = Arc::new(upload(&folder, &recordings)?);
     let text = Arc::new(long_text(&recordings));
     let state_dir = std::env::temp_dir().join(format!("meridian-bench-stack-{}", std::process::id()));
-    std::fs::create_dir_all(&state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    std::fs::create_dir_all(&state_dir).with_context(|| texts::cannot_make(&state_dir))?;
     let idle_tls_session_kb = idle_tls_sessions(&state_dir.join("tls")).await?;
     let began_plain = Instant::now();
     let (mut running, address) = stack::start(&state_dir, "").await?;
@@ -165,7 +165,7 @@ async fn run(runs: usize) -> anyhow::Result<()> {
 
 /// Memory of silent sessions in a stack of its own, to which edges prove who they are.
 async fn idle_tls_sessions(state_dir: &Path) -> anyhow::Result<Vec<f64>> {
-    std::fs::create_dir_all(state_dir).with_context(|| format!("cannot make {}", state_dir.display()))?;
+    std::fs::create_dir_all(state_dir).with_context(|| texts::cannot_make(state_dir))?;
     let (section, edge) = stack::required_identity(state_dir)?;
     let (mut running, address) = stack::start(state_dir, &section).await?;
     let pid = running.pid().context("the stack died at once")?;

@@ -1,7 +1,7 @@
 //! The processes of the bench's own: a name server whose plans change ten times a second, and the compilation of a large map.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
@@ -17,12 +17,7 @@ use serde::{Deserialize, Serialize};
 use steering::{Geography, Prefix, Settings, Steering};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use topology::{
-    EdgeState, Level, Location, Moment, NodeId, Plan, Reason, ReasonCode, RegionPlan, RegionState, Share, Snapshot,
-    Topology,
-    policy::ProbePolicy,
-    snapshot::{SNAPSHOT_SCHEMA, digest},
-};
+use topology::{EdgeState, Location, Moment, NodeId, Snapshot};
 
 use crate::{
     load::question,
@@ -59,67 +54,13 @@ pub(crate) fn snapshot(edges: usize, created_at: Moment) -> anyhow::Result<Snaps
             "[[edge]]\nid = \"edge-{edge}\"\naddresses = [\"{address}\"]\nport = 443\nlatitude = {latitude:.1}\nlongitude = {longitude:.1}\n"
         );
     }
-    let topology = Topology::parse("the bench's topology", &text).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let probe = ProbePolicy::default();
-    let serves = |edge: usize| edges == EDGES || edge < 2;
-    let state = |edge| {
-        if serves(edge) {
-            EdgeState::Serving
-        } else {
-            EdgeState::Drained
+    let mut snapshot = bench::first_snapshot(&text, created_at)?;
+    if edges != EDGES {
+        for edge in snapshot.plan.edges.values_mut().skip(2) {
+            *edge = EdgeState::Drained;
         }
-    };
-    let ids: Vec<_> = (0..edges)
-        .map(|edge| topology::EdgeId::new(&format!("edge-{edge}")))
-        .collect::<Result<_, _>>()?;
-    let serving = |id: &topology::RegionId| Share {
-        region: id.clone(),
-        percent: 100,
-    };
-    let plan = Plan {
-        generation: 1,
-        epoch: 1,
-        created_at,
-        documents: digest(&topology, 15, &probe),
-        regions: topology
-            .regions
-            .keys()
-            .map(|id| {
-                let plan = RegionPlan {
-                    state: RegionState::Serving,
-                    level: Level::L0,
-                    since: Moment(0),
-                };
-                (id.clone(), plan)
-            })
-            .collect(),
-        routes: topology
-            .primaries()
-            .map(|region| (region.id.clone(), vec![serving(&region.id)]))
-            .collect(),
-        edges: ids
-            .into_iter()
-            .enumerate()
-            .map(|(edge, id)| (id, state(edge)))
-            .collect(),
-        drained_stacks: BTreeSet::new(),
-        writers: BTreeMap::new(),
-        rollout: None,
-        reasons: vec![Reason {
-            code: ReasonCode::Genesis,
-            region: None,
-            text: "the bench's plan".to_owned(),
-            evidence: Vec::new(),
-            until: None,
-        }],
-    };
-    Ok(Snapshot {
-        schema: SNAPSHOT_SCHEMA,
-        plan,
-        topology,
-        dns_ttl_s: 15,
-        probe,
-    })
+    }
+    Ok(snapshot)
 }
 
 /// A name server in a process of its own whose plan changes ten times a second.

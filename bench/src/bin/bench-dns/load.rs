@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, ensure};
+use bench::texts;
 
 use crate::servers::{NAMES, Server, ZONE};
 
@@ -55,7 +56,7 @@ impl Load {
             .arg("-d")
             .arg(&self.questions)
             .output()
-            .context("cannot start dnsperf; run tools/setup bench")?;
+            .with_context(|| texts::cannot_start("dnsperf"))?;
         let after = cpu(server.pid)?;
         let said = String::from_utf8_lossy(&output.stdout);
         ensure!(

@@ -11,8 +11,8 @@ mod servers;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 
-use anyhow::{Context as _, bail};
-use bench::{Machine, build, docs, median, table, write};
+use anyhow::Context as _;
+use bench::{Machine, build, docs, median, table, texts, write};
 use serde::Serialize;
 
 use crate::{
@@ -81,13 +81,17 @@ fn arguments(words: &[String]) -> anyhow::Result<Arguments> {
     };
     for pair in words.chunks(2) {
         match pair {
-            [key, value] if key == "--runs" => read.runs = value.parse().context("--runs takes a number")?,
-            [key, value] if key == "--seconds" => read.seconds = value.parse().context("--seconds takes a number")?,
-            _ => bail!("usage: bench-dns [--runs N] [--seconds N]"),
+            [key, value] if key == "--runs" => {
+                read.runs = value.parse().with_context(|| texts::not_a_number("--runs"))?
+            }
+            [key, value] if key == "--seconds" => {
+                read.seconds = value.parse().with_context(|| texts::not_a_number("--seconds"))?
+            }
+            _ => return Err(texts::usage("bench-dns", "[--runs N] [--seconds N]")),
         }
     }
     if read.runs == 0 || read.seconds == 0 {
-        bail!("--runs and --seconds must be at least 1");
+        return Err(texts::not_positive("--runs and --seconds"));
     }
     Ok(read)
 }
@@ -97,7 +101,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<()> {
     let say = |what: &str| println!("{:6.1} s  {what}", began.elapsed().as_secs_f64());
     let docs = docs()?;
     let folder = std::env::temp_dir().join(format!("meridian-bench-dns-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| texts::cannot_make(&folder))?;
     let load = Load::new(&folder, arguments.seconds)?;
 
     let mut measured: BTreeMap<String, Vec<Measured>> = BTreeMap::new();

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
+use bench::texts;
 use topology::Moment;
 
 use crate::helpers::snapshot;
@@ -77,7 +78,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()
-            .with_context(|| format!("cannot start {}; run tools/setup bench", kind.name()))?;
+            .with_context(|| texts::cannot_start(kind.name()))?;
         let mut server = Self {
             pid: child.id(),
             child: Some(child),

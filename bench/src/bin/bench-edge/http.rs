@@ -1,6 +1,7 @@
 //! HTTP requests: a proxy's processor time for one, with small answers over open connections.
 
 use anyhow::{Context as _, bail};
+use bench::texts;
 use tokio::process::Command;
 
 use crate::proxies::{Over, Proxy};
@@ -51,7 +52,7 @@ async fn h2load(proxy: &Proxy, requests: usize) -> anyhow::Result<()> {
         .kill_on_drop(true)
         .output()
         .await
-        .context("cannot start h2load; tools/setup bench installs it")?;
+        .with_context(|| texts::cannot_start("h2load"))?;
     all_succeeded(&String::from_utf8_lossy(&output.stdout), requests)
 }
 
@@ -75,7 +76,7 @@ async fn wrk(proxy: &Proxy, over: Over, seconds: u32) -> anyhow::Result<f64> {
         .kill_on_drop(true)
         .output()
         .await
-        .context("cannot start wrk; tools/setup bench installs it")?;
+        .with_context(|| texts::cannot_start("wrk"))?;
     requests(&String::from_utf8_lossy(&output.stdout))
 }
 

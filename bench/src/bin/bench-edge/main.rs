@@ -23,8 +23,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, bail};
-use bench::{docs, write, write_part};
+use anyhow::Context as _;
+use bench::{docs, texts, write, write_part};
 use identity::Mode;
 
 use crate::{
@@ -82,13 +82,18 @@ fn arguments(mut arguments: impl Iterator<Item = String>) -> anyhow::Result<Argu
     };
     while let Some(argument) = arguments.next() {
         match (argument.as_str(), arguments.next()) {
-            ("--runs", Some(runs)) => read.runs = runs.parse().context("--runs takes a number")?,
+            ("--runs", Some(runs)) => read.runs = runs.parse().with_context(|| texts::not_a_number("--runs"))?,
             ("--only", Some(parts)) => read.parts = parts.split(',').map(str::to_owned).collect(),
-            _ => bail!("usage: bench-edge [--runs N] [--only {}]", PARTS.join(",")),
+            _ => {
+                return Err(texts::usage(
+                    "bench-edge",
+                    &format!("[--runs N] [--only {}]", PARTS.join(",")),
+                ));
+            }
         }
     }
     if let Some(unknown) = read.parts.iter().find(|part| !PARTS.contains(&part.as_str())) {
-        bail!("there is no part \"{unknown}\"; there are {}", PARTS.join(", "));
+        return Err(texts::no_such_part(unknown, &PARTS.join(", ")));
     }
     Ok(read)
 }
@@ -98,7 +103,7 @@ async fn run(words: impl Iterator<Item = String>) -> anyhow::Result<()> {
     raise_open_files();
     let docs = docs()?;
     let folder = std::env::temp_dir().join(format!("meridian-bench-edge-{}", std::process::id()));
-    std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    std::fs::create_dir_all(&folder).with_context(|| texts::cannot_make(&folder))?;
     let stage = Stage {
         began: Instant::now(),
         runs,

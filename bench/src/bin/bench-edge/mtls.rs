@@ -68,7 +68,10 @@ pub(crate) async fn measure(stage: &Stage, comparison: &mut Comparison) -> anyho
     let (stack, edge) =
         bench::stack::certificates(&stage.place.folder.join("identity"), &proxies::region(0), proxies::EDGE)?;
     let folder = stack.certificate.parent().context("the certificate lies in a folder")?;
-    for manner in [Behaviour::Usual, Behaviour::Keeping] {
+    for (manner, frame, session) in [
+        (Behaviour::Usual, Figure::Frame, Figure::Memory),
+        (Behaviour::Keeping, Figure::KeptFrame, Figure::KeptMemory),
+    ] {
         let mut pair = Vec::new();
         for mtls in Mtls::BOTH {
             let on = mtls == Mtls::On;
@@ -81,8 +84,8 @@ pub(crate) async fn measure(stage: &Stage, comparison: &mut Comparison) -> anyho
             };
             pair.push((mtls, upstream, place));
         }
-        frames(stage, &pair, manner, comparison).await?;
-        memory(stage, &pair, manner, comparison).await?;
+        frames(stage, &pair, (manner, frame), comparison).await?;
+        memory(stage, &pair, (manner, session), comparison).await?;
         for (_, upstream, _) in pair {
             upstream.end().await;
         }
@@ -98,13 +101,9 @@ pub(crate) async fn measure(stage: &Stage, comparison: &mut Comparison) -> anyho
 async fn frames(
     stage: &Stage,
     pair: &[(Mtls, Upstream, Place)],
-    manner: Behaviour,
+    (manner, figure): (Behaviour, Figure),
     comparison: &mut Comparison,
 ) -> anyhow::Result<()> {
-    let figure = match manner {
-        Behaviour::Keeping => Figure::KeptFrame,
-        Behaviour::Usual | Behaviour::Eager => Figure::Frame,
-    };
     let mut edges = Vec::new();
     for (mtls, upstream, place) in pair {
         edges.push((*mtls, Proxy::start(Kind::Meridian, &[upstream.address], place).await?));
@@ -129,13 +128,9 @@ async fn frames(
 async fn memory(
     stage: &Stage,
     pair: &[(Mtls, Upstream, Place)],
-    manner: Behaviour,
+    (manner, figure): (Behaviour, Figure),
     comparison: &mut Comparison,
 ) -> anyhow::Result<()> {
-    let figure = match manner {
-        Behaviour::Keeping => Figure::KeptMemory,
-        Behaviour::Usual | Behaviour::Eager => Figure::Memory,
-    };
     for run in 1..=stage.runs {
         for (mtls, upstream, place) in pair {
             let kib = sessions::idle_kib(Kind::Meridian, Over::Plain, upstream, place).await?;

@@ -2,7 +2,6 @@
 //! through /proc.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fmt::Write as _,
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
@@ -11,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context as _, bail};
-use bench::{memory_kib, stack::identity_section};
+use bench::{memory_kib, stack::identity_section, texts};
 use identity::files::Files;
 use node::LastGood;
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -20,11 +19,7 @@ use tokio::{
     net::TcpStream,
     process::{Child, ChildStdin, Command},
 };
-use topology::{
-    EdgeState, Level, Moment, Plan, Reason, ReasonCode, RegionPlan, RegionState, Share, Snapshot, Topology,
-    policy::ProbePolicy,
-    snapshot::{SNAPSHOT_SCHEMA, digest},
-};
+use topology::Snapshot;
 
 use crate::tls::Certificate;
 
@@ -158,7 +153,7 @@ impl Proxy {
         if folder.exists() {
             std::fs::remove_dir_all(folder)?;
         }
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| texts::cannot_make(folder))?;
         let mut command = match kind {
             Kind::Meridian => edge(&listen, stacks, place.to_stacks.as_ref(), folder)?,
             Kind::Nginx => nginx(&listen, stacks, folder)?,
@@ -166,8 +161,7 @@ impl Proxy {
         };
         let log = std::fs::File::create(folder.join("log")).context("cannot make the log of a proxy")?;
         command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(log);
-        let mut processes = Group::start(&mut command)
-            .with_context(|| format!("cannot start {}; tools/setup bench installs it", kind.as_str()))?;
+        let mut processes = Group::start(&mut command).with_context(|| texts::cannot_start(kind.as_str()))?;
         let supervision = processes.leader.stdin.take();
         let proxy = Self {
             kind,
@@ -285,10 +279,7 @@ fn edge(
 ) -> anyhow::Result<Command> {
     let program = world::settings::default_binaries_dir().join("meridian-edge");
     if !program.is_file() {
-        bail!(
-            "cannot find {}; build all programs first: make build",
-            program.display()
-        );
+        return Err(texts::no_program(&program));
     }
     let state = folder.join("state");
     std::fs::create_dir_all(&state)?;
@@ -356,49 +347,7 @@ fn plan(address: SocketAddr, stacks: &[SocketAddr]) -> anyhow::Result<Snapshot> 
         address.ip(),
         address.port()
     );
-    let topology = Topology::parse("the bench's topology", &text).map_err(|error| anyhow::anyhow!("{error}"))?;
-    let serving = RegionPlan {
-        state: RegionState::Serving,
-        level: Level::L0,
-        since: Moment(0),
-    };
-    let probe = ProbePolicy::default();
-    let share = |region: &topology::RegionId| Share {
-        region: region.clone(),
-        percent: 100,
-    };
-    let plan = Plan {
-        generation: 1,
-        epoch: 1,
-        created_at: daemon::clock::now(),
-        documents: digest(&topology, 15, &probe),
-        regions: (topology.regions.keys())
-            .map(|id| (id.clone(), serving.clone()))
-            .collect(),
-        routes: (topology.primaries())
-            .map(|region| (region.id.clone(), vec![share(&region.id)]))
-            .collect(),
-        edges: (topology.edges.keys())
-            .map(|id| (id.clone(), EdgeState::Serving))
-            .collect(),
-        drained_stacks: BTreeSet::new(),
-        writers: BTreeMap::new(),
-        rollout: None,
-        reasons: vec![Reason {
-            code: ReasonCode::Genesis,
-            region: None,
-            text: "the bench's only plan".to_owned(),
-            evidence: Vec::new(),
-            until: None,
-        }],
-    };
-    Ok(Snapshot {
-        schema: SNAPSHOT_SCHEMA,
-        plan,
-        topology,
-        dns_ttl_s: 15,
-        probe,
-    })
+    bench::first_snapshot(&text, daemon::clock::now())
 }
 
 /// nginx with the settings that both peers get: no log of requests, timeouts that no measurement meets, pooled connections to the stack,

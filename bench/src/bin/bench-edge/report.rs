@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use bench::{Machine, build, median, table};
+use bench::{Machine, build, median, table, texts};
 use serde::Serialize;
 use serde_json::{Value, json};
 use tokio::process::Command;
@@ -424,7 +424,7 @@ pub(crate) fn rounded(value: f64) -> f64 {
 async fn version(program: &str) -> anyhow::Result<String> {
     let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
     let output = Command::new(program).arg("-v").env("PATH", path).output().await;
-    let output = output.with_context(|| format!("cannot start {program}; tools/setup bench installs it"))?;
+    let output = output.with_context(|| texts::cannot_start(program))?;
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     let first_digit = said.find(|letter: char| letter.is_ascii_digit());

@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::Context as _;
+use bench::texts;
 use tokio_rustls::{
     TlsConnector,
     rustls::{
@@ -40,7 +41,7 @@ impl Certificate {
         let (chain, key) = (made.cert.pem(), made.signing_key.serialize_pem());
         let write = |name: &str, bytes: &[u8]| {
             let path = folder.join(name);
-            std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))?;
+            std::fs::write(&path, bytes).with_context(|| texts::cannot_write(&path))?;
             // The edge takes no key that others can read.
             std::fs::set_permissions(&path, PermissionsExt::from_mode(0o600))?;
             anyhow::Ok(path)
