@@ -11,7 +11,7 @@ use tokio_rustls::rustls::{
 use topology::Moment;
 use x509_cert::{Certificate, der::Decode as _};
 
-use crate::{Peer, peer, signature};
+use crate::{Peer, peer};
 
 /// A certificate as people look at it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -73,7 +73,15 @@ pub fn verified(chain: &str, roots: &str, now: Moment) -> Option<Peer> {
 /// SHA-256 of the public key of the first certificate in PEM, in hex: the certificates of one key have it in common.
 pub fn key_hash(pem: &str) -> Option<String> {
     use sha2::Digest as _;
-    Some(hex::encode(sha2::Sha256::digest(signature::public_key(pem)?)))
+    Some(hex::encode(sha2::Sha256::digest(public_key(pem)?)))
+}
+
+/// The public key of the first certificate in PEM.
+pub(crate) fn public_key(certificate: &str) -> Option<Vec<u8>> {
+    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
+    let certificate = Certificate::from_der(&der).ok()?.tbs_certificate;
+    let key = certificate.subject_public_key_info.subject_public_key;
+    Some(key.raw_bytes().to_vec())
 }
 
 /// The name of a root that people can compare: the beginning of its SHA-256, in hex.

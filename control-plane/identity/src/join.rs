@@ -260,6 +260,9 @@ pub async fn connect(tcp: TcpStream, root: RootHash) -> std::io::Result<client::
 }
 
 /// Believes a control plane that shows the root whose hash it knows, and leads to it.
+///
+/// It is no case of `verifier::Servers`: that one has roots and a zone, of which a process that joins knows neither, and remembers chains,
+/// of which this process sees one.
 #[derive(Debug)]
 struct UnderOneRoot {
     root: RootHash,
@@ -288,9 +291,7 @@ impl ServerCertVerifier for UnderOneRoot {
         let general = |error: String| rustls::Error::General(error);
         match Peer::of(end_entity).map_err(|error| general(error.to_string()))?.id {
             id if matches!(id.role, Role::ControlPlane(_)) => Ok(ServerCertVerified::assertion()),
-            id => Err(general(format!(
-                "expected a control plane, found {id}; check the address"
-            ))),
+            id => Err(general(texts::not_a_control_plane(id))),
         }
     }
 

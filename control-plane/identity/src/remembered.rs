@@ -3,15 +3,13 @@
 //! Verifying a chain takes two signatures, more than all else in a handshake; the peer's proof that it holds the key is verified
 //! every time. A memory lives as long as the roots that it was made under: new files make a new one.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio_rustls::rustls::{
-    self, DigitallySignedStruct, DistinguishedName, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
+    self,
     pki_types::{CertificateDer, UnixTime},
-    server::danger::{ClientCertVerified, ClientCertVerifier},
 };
 
 use crate::certificate::end_of_life;
@@ -62,62 +60,6 @@ pub(crate) fn hash_of<'a>(chain: impl IntoIterator<Item = &'a CertificateDer<'a>
         hash.update(der);
     }
     hash.finalize().into()
-}
-
-/// A verifier that remembers.
-#[derive(Debug)]
-pub(crate) struct Remembering {
-    verifier: Arc<dyn ClientCertVerifier>,
-    genuine: Genuine,
-}
-
-impl Remembering {
-    pub(crate) fn over(verifier: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
-        let genuine = Genuine::default();
-        Arc::new(Self { verifier, genuine })
-    }
-}
-
-impl ClientCertVerifier for Remembering {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        self.verifier.root_hint_subjects()
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        let verify = || {
-            let verified = self.verifier.verify_client_cert(end_entity, intermediates, now);
-            verified.map(drop)
-        };
-        self.genuine.or_verify((end_entity, intermediates), now, verify)?;
-        Ok(ClientCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls12_signature(message, cert, dss)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.verifier.verify_tls13_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.verifier.supported_verify_schemes()
-    }
 }
 
 #[cfg(test)]

@@ -6,14 +6,13 @@ use std::io;
 use tokio_rustls::rustls::{
     SignatureScheme,
     crypto::ring,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+    pki_types::{PrivateKeyDer, pem::PemObject as _},
 };
 use topology::Moment;
-use x509_cert::{Certificate, der::Decode as _};
 
 use crate::{
     Peer,
-    certificate::verified,
+    certificate::{public_key, verified},
     files::{FileError, Files},
     texts,
 };
@@ -128,13 +127,6 @@ impl Signature {
         let mut algorithms = allowed.flat_map(|(_, algorithms)| algorithms.iter());
         algorithms.any(|it| it.verify_signature(&key, statement, &self.bytes).is_ok())
     }
-}
-
-pub(crate) fn public_key(certificate: &str) -> Option<Vec<u8>> {
-    let der = CertificateDer::from_pem_slice(certificate.as_bytes()).ok()?;
-    let certificate = Certificate::from_der(&der).ok()?.tbs_certificate;
-    let key = certificate.subject_public_key_info.subject_public_key;
-    Some(key.raw_bytes().to_vec())
 }
 
 #[cfg(test)]

@@ -19,10 +19,10 @@ use crate::{
     files::{Files, Pem},
     material::{add_root, certificates, no_root, private_key, unfit},
     protocol::{HTTP1, HTTP2},
-    remembered::{Genuine, Remembering},
+    remembered::Genuine,
     shown::Known,
     tickets::Tickets,
-    verifier::{BadPeer, CallersOfStacks, Servers, Trust, Wanted},
+    verifier::{BadPeer, Callers, Servers, Trust, Wanted},
 };
 
 /// All that changes together when new files come into use.
@@ -70,17 +70,14 @@ impl State {
             let mut alone = RootCertStore::empty();
             add_root(&mut alone, root.clone(), files)?;
             let alone = WebPkiClientVerifier::builder_with_provider(alone.into(), provider.clone()).build();
-            each.push((
-                fingerprint(&root),
-                Remembering::over(alone.map_err(|_| no_root(files))?),
-            ));
+            each.push((fingerprint(&root), Callers::genuine(alone.map_err(|_| no_root(files))?)));
             add_root(&mut roots, root, files)?;
         }
         let roots = Arc::new(roots);
         let verifier = WebPkiClientVerifier::builder_with_provider(roots.clone(), provider.clone())
             .build()
             .map_err(|error| unfit(files, &error))?;
-        let verifier = Remembering::over(verifier);
+        let verifier = Callers::genuine(verifier);
         // Peers judge an expired certificate themselves (and `load` logs it); any other fault is one of the files.
         let at = unix_time(Moment(now.0.min(own.until.0).max(own.from.0)));
         // Peers also judge an untrusted one: a process that no longer believes itself goes on serving, and believes no
@@ -197,13 +194,8 @@ fn server(
     key: PrivateKeyDer<'static>,
 ) -> Result<ServerConfig, rustls::Error> {
     let is_stack = matches!(own.id.role, Role::Stack { .. });
-    let verifier: Arc<dyn ClientCertVerifier> = match is_stack {
-        // In the handshake, so that the caller hears why: afterwards there is only the end of the connection.
-        true => Arc::new(CallersOfStacks {
-            chains,
-            zone: own.id.zone.clone(),
-            allowed: Genuine::default(),
-        }),
+    let verifier = match is_stack {
+        true => Callers::of_stack(chains, own.id.zone.clone()),
         false => chains,
     };
     let builder = ServerConfig::builder_with_provider(trust.provider.clone());

@@ -95,16 +95,38 @@ fn is_allowed(der: &[u8], zone: &str, call: Call<'_>) -> Result<(), rustls::Erro
     authorise(&peer, call).map_err(|denied| other(Arc::new(denied)))
 }
 
-/// Lets in the peers that may call stacks.
+/// Believes callers whose chain leads to a root. At a stack, only those that may call stacks.
 #[derive(Debug)]
-pub(crate) struct CallersOfStacks {
-    pub(crate) chains: Arc<dyn ClientCertVerifier>,
-    pub(crate) zone: String,
-    /// Chains that are genuine, and whose holder may.
-    pub(crate) allowed: Genuine,
+pub(crate) struct Callers {
+    chains: Arc<dyn ClientCertVerifier>,
+    /// At a stack, the zone whose members may call it.
+    zone_of_stack: Option<String>,
+    /// Chains that are genuine, and whose holder may call.
+    believed: Genuine,
 }
 
-impl ClientCertVerifier for CallersOfStacks {
+impl Callers {
+    /// Believes the holder of every chain that `chains` finds genuine.
+    pub(crate) fn genuine(chains: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
+        Self::new(chains, None)
+    }
+
+    /// The same, and looks at the peer during the handshake, so that the caller hears why: afterwards there is only the end of the
+    /// connection.
+    pub(crate) fn of_stack(chains: Arc<dyn ClientCertVerifier>, zone: String) -> Arc<dyn ClientCertVerifier> {
+        Self::new(chains, Some(zone))
+    }
+
+    fn new(chains: Arc<dyn ClientCertVerifier>, zone_of_stack: Option<String>) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Self {
+            chains,
+            zone_of_stack,
+            believed: Genuine::default(),
+        })
+    }
+}
+
+impl ClientCertVerifier for Callers {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.chains.root_hint_subjects()
     }
@@ -115,9 +137,12 @@ impl ClientCertVerifier for CallersOfStacks {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.allowed.or_verify((end_entity, intermediates), now, || {
+        self.believed.or_verify((end_entity, intermediates), now, || {
             self.chains.verify_client_cert(end_entity, intermediates, now)?;
-            is_allowed(end_entity, &self.zone, Call::CallStack)
+            match &self.zone_of_stack {
+                Some(zone) => is_allowed(end_entity, zone, Call::CallStack),
+                None => Ok(()),
+            }
         })?;
         Ok(ClientCertVerified::assertion())
     }
