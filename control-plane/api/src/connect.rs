@@ -34,10 +34,7 @@ pub fn is_url(url: &str) -> bool {
 /// The problem of a control plane's URL in a configuration, if there is one; `has_identity` tells whether it has `[identity]`.
 pub fn url_problem(url: &str, has_identity: bool) -> Option<String> {
     if !is_url(url) {
-        let text = format!(
-            "\"{url}\" is not the URL of a control plane; write \"https://address:port\", or http:// without TLS"
-        );
-        return Some(text);
+        return Some(texts::not_a_control_plane_url(url));
     }
     (url.starts_with(SECURE) && !has_identity).then(|| texts::needs_identity(url))
 }
@@ -72,10 +69,7 @@ pub async fn open(
     if !url.starts_with(SECURE) {
         return endpoint.connect().await.map_err(|error| root_cause(&error));
     }
-    let identity = identity.ok_or_else(|| {
-        "this control plane wants to know who calls, and there is no certificate to show; `meridian login NAME --roles ROLE` gets one"
-            .to_owned()
-    })?;
+    let identity = identity.ok_or_else(|| texts::NO_CERTIFICATE.to_owned())?;
     let identity = identity.clone();
     let connector = tower::service_fn(move |uri: Uri| {
         let identity = identity.clone();

@@ -208,9 +208,7 @@ async fn open(url: &str, root: RootHash) -> Result<Channel, String> {
 fn named(error: &io::Error) -> io::Error {
     let text = error.to_string();
     match text.contains("UnknownIssuer") {
-        true => io::Error::other(
-            "the process there is not under the root that is known; check the address, or make another token",
-        ),
+        true => io::Error::other(texts::UNDER_ANOTHER_ROOT),
         false => io::Error::other(text),
     }
 }

@@ -31,6 +31,13 @@ pub(crate) fn not_a_url(text: &str) -> String {
     format!("\"{text}\" is not a URL of a control plane; write https://address:port, or http:// without TLS")
 }
 
+/// In a configuration, behind the name of the key.
+pub(crate) fn not_a_control_plane_url(url: &str) -> String {
+    format!("\"{url}\" is not the URL of a control plane; write \"https://address:port\", or http:// without TLS")
+}
+
+pub(crate) const NO_CERTIFICATE: &str = "this control plane wants to know who calls, and there is no certificate to show; `meridian login NAME --roles ROLE` gets one";
+
 pub(crate) const NO_URL: &str = "no control plane is given; add --control-plane http://address:port";
 
 pub(crate) const NO_CONTROL_PLANE: &str =
@@ -106,6 +113,10 @@ pub(crate) fn other_holder(id: impl Display) -> String {
     format!("the certificate of {id}")
 }
 
+/// The usual fault of the person who pasted the token.
+pub(crate) const UNDER_ANOTHER_ROOT: &str =
+    "the process there is not under the root that is known; check the address, or make another token";
+
 pub(crate) const TLS_ONLY: &str = "a token is shown over TLS only; write https://address:port";
 
 #[cfg(test)]
@@ -120,6 +131,7 @@ mod tests {
             outcome_unknown(url, "the connection broke", "t-1"),
             no_token_came(url, "the connection broke"),
             not_a_url("nonsense"),
+            not_a_control_plane_url("seven"),
             needs_identity(url),
             name_too_long(100),
             not_a_rule("gravity", "hold-down"),
@@ -129,7 +141,15 @@ mod tests {
             too_many_items(20_000, 16_384),
             other_answer(url, OTHER_ROOTS),
         ];
-        let constants = [NO_URL, NO_CONTROL_PLANE, MISSING, HIDDEN_CHARACTERS, TLS_ONLY];
+        let constants = [
+            NO_URL,
+            NO_CONTROL_PLANE,
+            NO_CERTIFICATE,
+            MISSING,
+            HIDDEN_CHARACTERS,
+            UNDER_ANOTHER_ROOT,
+            TLS_ONLY,
+        ];
         for text in made.iter().map(String::as_str).chain(constants) {
             assert!(text.contains("; "), "says one thing only: {text}");
             assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");

@@ -74,9 +74,7 @@ impl Grant {
     pub fn list_to_log_in(text: &str) -> Result<Vec<Self>, String> {
         let grants = Self::list(text)?;
         match grants.iter().any(|grant| grant.role == OperatorRole::BreakGlass) {
-            true => Err(
-                "a sealed credential alone has the role break-glass; `meridian cert break-glass NAME --ca DIR --into DIR` makes one".to_owned(),
-            ),
+            true => Err(texts::BREAK_GLASS_IS_SEALED.to_owned()),
             false => Ok(grants),
         }
     }

@@ -189,6 +189,8 @@ pub(crate) const SPEAKS_PLAIN_TEXT: &str =
     "the peer speaks plain text; give it the section [identity], and write https:// in control_planes";
 pub(crate) const HANDSHAKE_TOO_SLOW: &str =
     "the handshake was not done in 5 s; the peer tries again, and its network is to be checked if that goes on";
+pub(crate) const BREAK_GLASS_IS_SEALED: &str = "a sealed credential alone has the role break-glass; `meridian cert break-glass NAME --ca DIR --into DIR` makes one";
+
 pub(crate) const MUST_PROVE: &str = "this process wants to know who calls: use https:// and a certificate";
 
 pub(crate) const PEER_EXPIRED: &str = "the certificate of the peer has expired";
@@ -302,6 +304,7 @@ mod tests {
             EDGES_CALL_STACKS,
             OTHER_REGION_SERVES,
             TOO_MANY_JOIN,
+            BREAK_GLASS_IS_SEALED,
             unknown_token(),
             token_ended(),
             no_token(),
