@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    fmt::Write as _,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     process::{Child, ChildStdin, Command, Stdio},
@@ -17,51 +16,22 @@ use serde::{Deserialize, Serialize};
 use steering::{Geography, Prefix, Settings, Steering};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use topology::{EdgeState, Location, Moment, NodeId, Snapshot};
+use topology::{EdgeState, Location, Moment, NodeId};
 
 use crate::{
-    load::question,
-    servers::{NAMES, Server, ZONE},
+    servers::Server,
+    zone::{EDGES, NAMES, ZONE, question, snapshot},
 };
 
 /// Roles of this program, as its first argument.
 pub(crate) const SERVE: &str = "serve-changing-plans";
 pub(crate) const COMPILE: &str = "compile-a-large-map";
-/// Networks and edges of the large map.
+/// Networks of the large map.
 const NETWORKS: u32 = 500_000;
-const EDGES: usize = 1000;
 /// Pause between two plans.
 const PLAN_EVERY: Duration = Duration::from_millis(100);
 /// Longest wait for a plan to be answered by.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(5);
-
-/// A snapshot with so many edges, of which the first two serve; or all of them, if there are as many as the large map has.
-pub(crate) fn snapshot(edges: usize, created_at: Moment) -> anyhow::Result<Snapshot> {
-    let mut text = format!(
-        "zone = \"{ZONE}\"\n[[region]]\nid = \"one\"\nrole = \"primary\"\nlatitude = 45.0\nlongitude = 8.0\nsessions_max = 1\n\
-         stacks = [\"127.0.0.1:1\"]\n[[name-server]]\nid = \"ns1\"\naddress = \"127.0.0.1\"\n"
-    );
-    for edge in 0..edges {
-        let address = Ipv4Addr::from_bits(0xc000_0201 + edge as u32);
-        // Spread over the globe; the first two stand on two continents.
-        let (latitude, longitude) = match edge {
-            0 => (45.0, 8.0),
-            1 => (45.0, -77.0),
-            other => ((other * 37 % 120) as f64 - 60.0, (other * 91 % 340) as f64 - 170.0),
-        };
-        let _ = write!(
-            text,
-            "[[edge]]\nid = \"edge-{edge}\"\naddresses = [\"{address}\"]\nport = 443\nlatitude = {latitude:.1}\nlongitude = {longitude:.1}\n"
-        );
-    }
-    let mut snapshot = bench::first_snapshot(&text, created_at)?;
-    if edges != EDGES {
-        for edge in snapshot.plan.edges.values_mut().skip(2) {
-            *edge = EdgeState::Drained;
-        }
-    }
-    Ok(snapshot)
-}
 
 /// A name server in a process of its own whose plan changes ten times a second.
 pub(crate) struct Changing {

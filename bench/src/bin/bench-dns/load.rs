@@ -11,7 +11,10 @@ use std::{
 use anyhow::{Context as _, ensure};
 use bench::texts;
 
-use crate::servers::{NAMES, Server, ZONE};
+use crate::{
+    servers::Server,
+    zone::{NAMES, ZONE, question},
+};
 
 /// Questions in flight of our own generator.
 const IN_FLIGHT: u64 = 64;
@@ -137,18 +140,4 @@ fn cpu(pid: u32) -> anyhow::Result<(f64, f64)> {
         (Some(user), Some(system)) => Ok((user / TICKS_PER_S, system / TICKS_PER_S)),
         _ => anyhow::bail!("/proc/{pid}/stat is not as expected"),
     }
-}
-
-/// A question of class IN without EDNS.
-pub(crate) fn question(name: &str, id: u16, kind: u16) -> Vec<u8> {
-    let [high, low] = id.to_be_bytes();
-    let mut bytes = vec![high, low, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-    for label in name.split('.') {
-        bytes.push(label.len() as u8);
-        bytes.extend(label.bytes());
-    }
-    bytes.push(0);
-    bytes.extend(kind.to_be_bytes());
-    bytes.extend([0, 1]);
-    bytes
 }

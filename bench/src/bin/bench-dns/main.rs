@@ -8,6 +8,7 @@
 mod helpers;
 mod load;
 mod servers;
+mod zone;
 
 use std::{collections::BTreeMap, process::ExitCode, time::Instant};
 

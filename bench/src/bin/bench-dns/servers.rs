@@ -13,12 +13,8 @@ use anyhow::{Context as _, bail};
 use bench::texts;
 use topology::Moment;
 
-use crate::helpers::snapshot;
+use crate::zone::{NAMES, ZONE, question, snapshot};
 
-/// The zone of the bench.
-pub(crate) const ZONE: &str = "voice.bench.test";
-/// Names below the zone.
-pub(crate) const NAMES: usize = 100;
 /// Longest wait for a server to answer its first question.
 const STARTS_WITHIN: Duration = Duration::from_secs(10);
 
@@ -138,7 +134,7 @@ fn answers(address: SocketAddr) -> bool {
     let ask = || -> std::io::Result<usize> {
         let socket = UdpSocket::bind("127.0.0.1:0")?;
         socket.set_read_timeout(Some(Duration::from_millis(200)))?;
-        socket.send_to(&crate::load::question(ZONE, 1, 6), address)?;
+        socket.send_to(&question(ZONE, 1, 6), address)?;
         socket.recv(&mut [0; 512])
     };
     ask().is_ok_and(|bytes| bytes > 40)
