@@ -1,16 +1,16 @@
-//! The faults of a fetch. Each text says what is wrong, what became of the model, and what to type.
+//! The faults of a fetch.
 
 use std::{io, path::Path};
 
 use url::Url;
 
-use crate::moonshine::ConvertError;
+use crate::{moonshine::ConvertError, texts};
 
 /// A model could not be fetched. The model that was there is untouched.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {
     /// The model is part of Meridian.
-    #[error("{name} ships with Meridian and is not fetched; get {folder} from the release or the repository again")]
+    #[error("{}", texts::ships(name, folder))]
     Ships {
         /// The model.
         name: String,
@@ -18,7 +18,7 @@ pub enum FetchError {
         folder: String,
     },
     /// A file or folder cannot be read or written.
-    #[error("cannot use {path}: {source}; check the space (`df`) and the rights of the folder (`ls -l`)")]
+    #[error("{}", texts::disk(path, source))]
     Disk {
         /// The file or folder.
         path: String,
@@ -26,15 +26,13 @@ pub enum FetchError {
         source: io::Error,
     },
     /// Another process fetches into the same folder.
-    #[error("another process is fetching models into {folder}; wait for it, and run the command again")]
+    #[error("{}", texts::busy(folder))]
     Busy {
         /// The folder of models.
         folder: String,
     },
     /// The server gave no answer, or one that refuses.
-    #[error(
-        "cannot get {what}: {reason}; check the network and the address of the index (--index, PIP_INDEX_URL), and run the command again: it goes on where it stopped"
-    )]
+    #[error("{}", texts::network(what, reason))]
     Network {
         /// The address.
         what: String,
@@ -42,13 +40,13 @@ pub enum FetchError {
         reason: String,
     },
     /// The address of the index does not lead to one.
-    #[error("{index} is no index of Python packages; give its address with --index or PIP_INDEX_URL")]
+    #[error("{}", texts::no_index(index))]
     Index {
         /// The address.
         index: String,
     },
     /// The index has no such file.
-    #[error("{index} has no {file}; name another index with --index, or a copy of the file with --from")]
+    #[error("{}", texts::missing(file, index))]
     Missing {
         /// Name of the file.
         file: String,
@@ -56,7 +54,7 @@ pub enum FetchError {
         index: String,
     },
     /// The connection ended early.
-    #[error("{what} was cut after {have} of {bytes} bytes; run the command again: it goes on there")]
+    #[error("{}", texts::cut(what, *have, *bytes))]
     Cut {
         /// The address.
         what: String,
@@ -66,7 +64,7 @@ pub enum FetchError {
         bytes: u64,
     },
     /// The server sends more than the file has.
-    #[error("{what} is longer than the {bytes} bytes that it should have; the download was stopped. Use another index")]
+    #[error("{}", texts::too_long(what, *bytes))]
     TooLong {
         /// The address.
         what: String,
@@ -74,9 +72,7 @@ pub enum FetchError {
         bytes: u64,
     },
     /// A file is another one than the manifest names.
-    #[error(
-        "{what} has the hash {found} and should have {wanted}; it was not installed. Fetch it again, or from another index"
-    )]
+    #[error("{}", texts::other_hash(what, found, wanted))]
     Hash {
         /// The file.
         what: String,
@@ -86,7 +82,7 @@ pub enum FetchError {
         found: String,
     },
     /// The package lacks a file, or is no archive.
-    #[error("{package}: {what}; use the file that the manifest names")]
+    #[error("{}", texts::bad_archive(package, what))]
     Archive {
         /// The package.
         package: String,
@@ -94,9 +90,7 @@ pub enum FetchError {
         what: String,
     },
     /// The files cannot be converted.
-    #[error(
-        "cannot convert {package}: {source}; the model that was there stays. Name a package of the manifest's kind, or update Meridian"
-    )]
+    #[error("{}", texts::cannot_convert(package, source))]
     Convert {
         /// The package.
         package: String,
@@ -125,58 +119,5 @@ impl FetchError {
     /// Whether another try may go better.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Network { .. } | Self::Cut { .. })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_text_says_what_is_wrong_and_what_to_type() {
-        let text = || "moonshine-tiny-en".to_owned();
-        let faults = [
-            FetchError::Ships {
-                name: text(),
-                folder: text(),
-            },
-            FetchError::Disk {
-                path: text(),
-                source: io::ErrorKind::StorageFull.into(),
-            },
-            FetchError::Busy { folder: text() },
-            FetchError::Network {
-                what: text(),
-                reason: text(),
-            },
-            FetchError::Index { index: text() },
-            FetchError::Missing {
-                file: text(),
-                index: text(),
-            },
-            FetchError::Cut {
-                what: text(),
-                have: 1,
-                bytes: 2,
-            },
-            FetchError::TooLong { what: text(), bytes: 2 },
-            FetchError::Hash {
-                what: text(),
-                wanted: text(),
-                found: text(),
-            },
-            FetchError::Archive {
-                package: text(),
-                what: text(),
-            },
-            FetchError::Convert {
-                package: text(),
-                source: ConvertError::Tokens(7),
-            },
-        ];
-        for fault in faults {
-            let text = fault.to_string();
-            assert!(text.contains("; ") && !text.ends_with(['.', ';', ':']), "{text}");
-        }
     }
 }

@@ -5,9 +5,11 @@
 //!
 //! Every offset is checked: the bytes come from outside, although a hash vouches for them.
 
+use crate::texts;
+
 /// The bytes are no FlatBuffer of the expected form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the graph is malformed at byte {0}")]
+#[error("{}", texts::malformed_graph(*.0))]
 pub(crate) struct Malformed(pub(crate) usize);
 
 type Result<T> = std::result::Result<T, Malformed>;

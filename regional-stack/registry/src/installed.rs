@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     hash::hash_of,
     manifest::{Model, Task},
+    texts,
 };
 
 /// Name of the file below the folder of models with the chosen models.
@@ -90,20 +91,12 @@ pub fn in_use(models_dir: &Path) -> anyhow::Result<InUse> {
 /// Chooses a whole model. A stack loads it at its next start.
 pub fn choose(model: &Model, models_dir: &Path) -> anyhow::Result<()> {
     if model.task != Task::Recognition {
-        anyhow::bail!(
-            "{} does not recognise speech; other models cannot be chosen yet",
-            model.name
-        );
+        anyhow::bail!(texts::not_a_recognizer(&model.name));
     }
     match verify(model, models_dir) {
         State::Ready => {}
-        State::Missing => anyhow::bail!("{0} is not here; run `meridian models fetch {0}` first", model.name),
-        State::Damaged(what) => {
-            anyhow::bail!(
-                "{0} is damaged ({what}); run `meridian models fetch {0}` first",
-                model.name
-            )
-        }
+        State::Missing => anyhow::bail!(texts::not_here(&model.name)),
+        State::Damaged(what) => anyhow::bail!(texts::damaged(&model.name, &what)),
     }
     let chosen = InUse {
         recognition: Some(model.name.clone()),

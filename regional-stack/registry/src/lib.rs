@@ -13,6 +13,7 @@ pub mod manifest;
 mod moonshine;
 mod progress;
 mod safetensors;
+mod texts;
 
 pub use error::FetchError;
 pub use fetch::fetch;

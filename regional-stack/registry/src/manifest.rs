@@ -6,6 +6,8 @@ use anyhow::Context as _;
 use daemon::config::{Problems, Rules};
 use serde::{Deserialize, Serialize};
 
+use crate::texts;
+
 /// The manifest that this version was built with.
 const BUILT_IN: &str = include_str!("../../../configs/models.toml");
 
@@ -134,12 +136,7 @@ impl Manifest {
 
     /// Reads a manifest from a file. Errors name the file, the line and the key.
     pub fn load(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path).with_context(|| {
-            format!(
-                "cannot read the manifest {}; give another with --manifest",
-                path.display()
-            )
-        })?;
+        let text = std::fs::read_to_string(path).with_context(|| texts::no_manifest(path))?;
         Ok(daemon::config::read(&path.display().to_string(), &text)?)
     }
 
@@ -147,7 +144,7 @@ impl Manifest {
     pub fn find(&self, name: &str) -> anyhow::Result<&Model> {
         self.models.iter().find(|model| model.name == name).with_context(|| {
             let names: Vec<&str> = self.models.iter().map(|model| model.name.as_str()).collect();
-            format!("no model is called \"{name}\"; there are {}", names.join(", "))
+            texts::no_such_model(name, &names)
         })
     }
 }

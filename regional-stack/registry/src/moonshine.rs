@@ -9,13 +9,14 @@ use std::collections::BTreeMap;
 use crate::{
     flatbuffer::{Malformed, Table},
     safetensors::Tensor,
+    texts,
 };
 
 /// The files hold no Moonshine that this version knows.
 #[derive(Debug, thiserror::Error)]
 pub enum ConvertError {
     /// A graph cannot be read.
-    #[error("{part}: {source}")]
+    #[error("{}", texts::unfit(part, source))]
     Graph {
         /// The graph.
         part: &'static str,
@@ -24,7 +25,7 @@ pub enum ConvertError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// A tensor is missing or has another form.
-    #[error("{part}: {what}")]
+    #[error("{}", texts::unfit(part, what))]
     Unfit {
         /// The graph.
         part: &'static str,
@@ -32,7 +33,7 @@ pub enum ConvertError {
         what: String,
     },
     /// The list of tokens ends in the middle of a token.
-    #[error("the tokenizer is cut at byte {0}")]
+    #[error("{}", texts::cut_tokenizer(*.0))]
     Tokens(usize),
 }
 
