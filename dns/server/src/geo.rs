@@ -8,6 +8,8 @@ use serde::Deserialize;
 use steering::Prefix;
 use topology::Location;
 
+use crate::texts;
+
 /// Largest database, in bytes. The largest free ones have 130 MB.
 const DATABASE_BYTES_MAX: u64 = 1 << 30;
 
@@ -29,8 +31,7 @@ pub fn read(file: &Path) -> anyhow::Result<Vec<(Prefix, Location)>> {
     let bytes = std::fs::metadata(file).with_context(what)?.len();
     anyhow::ensure!(
         bytes <= DATABASE_BYTES_MAX,
-        "{} has {bytes} bytes; the limit is {DATABASE_BYTES_MAX}",
-        what()
+        texts::database_too_long(&what(), bytes, DATABASE_BYTES_MAX)
     );
     let reader = Reader::open_readfile(file).with_context(what)?;
     let mut found = Vec::new();
@@ -49,11 +50,7 @@ pub fn read(file: &Path) -> anyhow::Result<Vec<(Prefix, Location)>> {
             found.push((prefix, location));
         }
     }
-    anyhow::ensure!(
-        !found.is_empty(),
-        "{} has no network with a latitude and a longitude; use a city database, or remove the line",
-        what()
-    );
+    anyhow::ensure!(!found.is_empty(), texts::database_without_places(&what()));
     Ok(found)
 }
 

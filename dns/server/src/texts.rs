@@ -71,6 +71,15 @@ pub(crate) fn not_in_zone(name: &str, zone: &str) -> String {
     format!("\"{name:.255}\" is not in the zone {zone}; write {zone} or a name that ends with it")
 }
 
+/// `database` is the key `geoip_database` with the file.
+pub(crate) fn database_too_long(database: &str, bytes: u64, bytes_max: u64) -> String {
+    format!("{database} has {bytes} bytes; use one of at most {bytes_max}")
+}
+
+pub(crate) fn database_without_places(database: &str) -> String {
+    format!("{database} has no network with a latitude and a longitude; use a city database, or remove the line")
+}
+
 pub(crate) fn bad_cookie_secret() -> String {
     "write 32 hexadecimal digits, the same in all name servers of the zone; `openssl rand -hex 16` makes them"
         .to_owned()
@@ -120,6 +129,8 @@ mod tests {
             static_edges_without_mode(),
             no_static_edges(),
             bad_slip(),
+            database_too_long("geoip_database city.mmdb", 2, 1),
+            database_without_places("geoip_database country.mmdb"),
         ] {
             assert!(text.contains("; "), "{text}");
         }
