@@ -136,7 +136,7 @@ pub(crate) async fn head(operator: &Operator) -> Result<ExitCode, Failure> {
     // Beyond the newest entry there is only the head.
     let lines = fetch(operator, u64::MAX, 0).await?;
     let head = lines.into_iter().find(|line| matches!(line, Line::SignedHead(_)));
-    let head = head.context("this control plane has no certificate to sign with; give it the section [identity]")?;
+    let head = head.ok_or_else(texts::head_is_unsigned)?;
     print(&serde_json::to_string(&head).context("cannot print the head")?);
     Ok(ExitCode::SUCCESS)
 }

@@ -6,6 +6,8 @@ use api::{OperatorError, join::JoinError, v1};
 use client::CallError;
 use world::{StartError, record::RecordError};
 
+use crate::texts;
+
 /// A safety rule of the control plane refused the request.
 pub(crate) const REFUSED: u8 = 3;
 /// The request needs a second person's approval.
@@ -98,12 +100,7 @@ impl From<anyhow::Error> for Failure {
 impl From<OperatorError> for Failure {
     fn from(error: OperatorError) -> Self {
         match error {
-            OperatorError::Unreachable { .. } => Self::with(
-                anyhow::anyhow!(
-                    "{error}; start a world here with `meridian up`, or name another one with --control-plane URL"
-                ),
-                UNREACHABLE,
-            ),
+            OperatorError::Unreachable { .. } => Self::with(texts::no_control_plane(&error), UNREACHABLE),
             OperatorError::NoLeader { .. } => Self::with(error, UNREACHABLE),
             OperatorError::OutcomeUnknown { .. } => Self::with(error, UNKNOWN),
             OperatorError::NotAUrl(_) => Self::with(error, USAGE),
@@ -144,7 +141,10 @@ impl From<CallError> for Failure {
             CallError::Connect { .. } | CallError::ConnectTimeout { .. } => UNREACHABLE,
             _ => 1,
         };
-        Self::with(error, code)
+        match error.advice() {
+            Some(advice) => Self::with(texts::call_failed(&error, advice), code),
+            None => Self::with(error, code),
+        }
     }
 }
 

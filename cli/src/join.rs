@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use api::{
     Operator,
     join::{JoinError, Joined},
@@ -86,8 +86,7 @@ pub(crate) async fn join(asked: Join, control_planes: &[String]) -> Result<ExitC
     let Join { token, into } = asked;
     let token = read_token(&token)?;
     if let Role::Operator(name) = &token.role {
-        let text = format!("this is the token of the operator {name}; `meridian login --token TOKEN` takes it");
-        return Err(Failure::usage(anyhow!(text)));
+        return Err(Failure::usage(texts::token_is_an_operators(name)));
     }
     let joined = ask(&token, &into, control_planes).await?;
     print(&format!(
@@ -108,11 +107,7 @@ pub(crate) async fn log_in(
 ) -> Result<ExitCode, Failure> {
     let token = read_token(token)?;
     let Role::Operator(name) = &token.role else {
-        let text = format!(
-            "this is the token of {}; `meridian cert join TOKEN --into DIR` takes it",
-            token.role
-        );
-        return Err(Failure::usage(anyhow!(text)));
+        return Err(Failure::usage(texts::token_is_a_process_s(&token.role)));
     };
     let into = folder_of(name, into, state_dir)?;
     let joined = ask(&token, &into, control_planes).await?;
@@ -159,8 +154,7 @@ fn read_token(text: &str) -> Result<Token, Failure> {
 /// Shows a token, and writes what comes of it.
 async fn ask(token: &Token, into: &Path, control_planes: &[String]) -> Result<Joined, Failure> {
     if control_planes.is_empty() {
-        let text = "--control-plane: somebody has to be asked; write --control-plane https://address:port";
-        return Err(Failure::usage(anyhow!(text)));
+        return Err(Failure::usage(texts::nobody_to_ask()));
     }
     let files = Files::in_folder(into);
     // Before the token is used up.
@@ -208,14 +202,7 @@ fn may_hold(files: &Files, role: &Role, into: &Path) -> Result<(), Failure> {
     let old = files::read(&files.certificate).ok().and_then(|pem| ca::peer_of(&pem));
     match old.filter(|old| old.id.role != *role) {
         None => Ok(()),
-        Some(old) => {
-            let text = format!(
-                "{} holds the certificate of {}; name another folder",
-                into.display(),
-                old.id
-            );
-            Err(Failure::failed(anyhow!(text)))
-        }
+        Some(old) => Err(Failure::failed(texts::folder_is_anothers(into, &old.id))),
     }
 }
 

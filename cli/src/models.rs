@@ -176,17 +176,15 @@ async fn index_of_pip() -> anyhow::Result<String> {
         .kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(60), pip.output()).await;
     let output = output
-        .context("pip does not answer")?
-        .with_context(|| format!("cannot run pip; {}", texts::NAME_AN_INDEX))?;
+        .context(texts::pip_is_silent())?
+        .with_context(|| texts::no_pip())?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
         .lines()
         .find(|line| line.contains("--index-url") && line.contains("(default"));
     let line = line.or_else(|| text.lines().find(|line| line.contains("(default http")));
     let index = line.and_then(|line| line.split("(default ").nth(1)?.split(')').next());
-    index
-        .map(str::to_owned)
-        .with_context(|| format!("pip names no index; {}", texts::NAME_AN_INDEX))
+    index.map(str::to_owned).with_context(|| texts::pip_names_no_index())
 }
 
 fn verify(models: &[Model], dir: &Path, output: Output) -> ExitCode {
@@ -197,8 +195,8 @@ fn verify(models: &[Model], dir: &Path, output: Output) -> ExitCode {
     let all_ready = states.iter().all(|(_, state)| *state == State::Ready);
     let text = |model: &Model, state: &State| match state {
         State::Ready => "every file has its hash".to_owned(),
-        State::Missing => format!("not here; run `meridian models fetch {}`", model.name),
-        State::Damaged(what) => format!("damaged: {what}; run `meridian models fetch {}`", model.name),
+        State::Missing => texts::model_missing(&model.name),
+        State::Damaged(what) => texts::model_damaged(what, &model.name),
     };
     if output == Output::Json {
         let rows = states.iter().map(|(model, state)| {

@@ -5,7 +5,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use api::v1;
 use identity::{files, join::RootHash};
 use oidc::{
@@ -23,14 +23,10 @@ pub(crate) async fn log_in(
     state_dir: &Path,
 ) -> Result<ExitCode, Failure> {
     if control_planes.is_empty() {
-        let text = "--control-plane: somebody has to be asked; write --control-plane https://address:port";
-        return Err(Failure::usage(anyhow!(text)));
+        return Err(Failure::usage(texts::nobody_to_ask()));
     }
     let roots = files::read(root).map_err(|error| Failure::failed(error.into()))?;
-    let root = RootHash::of_only(&roots).ok_or_else(|| {
-        let text = format!("{} holds no root, or several; name a file with one", root.display());
-        Failure::usage(anyhow!(text))
-    })?;
+    let root = RootHash::of_only(&roots).ok_or_else(|| Failure::usage(texts::not_one_root(root)))?;
     let described = api::join::describe_login(control_planes, root).await;
     let v1::LoginDescription {
         issuer,

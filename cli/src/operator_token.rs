@@ -7,7 +7,7 @@ use clap::Args;
 use identity::{Role, files, join::Token, operators::OperatorTokens};
 use serde_json::json;
 
-use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document};
+use crate::{exit::Failure, length::parse_length, output::Output, output::print, present::document, texts};
 
 /// Longest life of a token: somebody shall look at it once a year.
 const LIFE_MAX: Duration = Duration::from_secs(366 * 86_400);
@@ -36,17 +36,13 @@ pub(crate) fn operator_token(asked: &OperatorToken, output: Output) -> Result<Ex
         root,
     } = asked;
     if *life > LIFE_MAX {
-        return Err(Failure::usage(anyhow!(
-            "--for: a token lives at most 366d; write a shorter time"
-        )));
+        return Err(Failure::usage(texts::token_life_too_long()));
     }
     let roots = files::read(root).map_err(|error| Failure::failed(error.into()))?;
-    let token = Token::under(Role::Operator(name.clone()), &roots).ok_or_else(|| {
-        let text = format!("{} holds no root, or several; name a file with one", root.display());
-        Failure::usage(anyhow!(text))
-    })?;
+    let token =
+        Token::under(Role::Operator(name.clone()), &roots).ok_or_else(|| Failure::usage(texts::not_one_root(root)))?;
     let end = jiff::Timestamp::now().checked_add(*life);
-    let end = end.map_err(|_| Failure::usage(anyhow!("--for is longer than the calendar; write a shorter one")))?;
+    let end = end.map_err(|_| Failure::usage(texts::life_too_long()))?;
     let lines = format!(
         "[[token]]\nname = {name:?}\nroles = {roles:?}\nsha256 = \"{}\"\nexpires = \"{}\"\n",
         token.hash(),

@@ -16,6 +16,8 @@ use ring::{
     rand::{SecureRandom as _, SystemRandom},
 };
 
+use crate::texts;
+
 /// The first word of an encrypted file, with the version of this form.
 const MAGIC: &str = "meridian-sealed-1";
 /// Length of a chunk before it is sealed.
@@ -53,15 +55,9 @@ impl fmt::Display for SealError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Key(problem) => f.write_str(problem),
-            Self::Unknown(wanted, known) => write!(
-                f,
-                "it is encrypted with the key {wanted}, and the key file has {}; name the file that it was encrypted to",
-                known.join(" and ")
-            ),
-            Self::Changed => f.write_str(
-                "it was changed or cut short since it was encrypted, or its key is another one; fetch it again",
-            ),
-            Self::Random => f.write_str("the system gives no random numbers"),
+            Self::Unknown(wanted, known) => f.write_str(&texts::sealed_with_another_key(wanted, known)),
+            Self::Changed => f.write_str(texts::SEALED_CHANGED),
+            Self::Random => f.write_str(texts::NO_RANDOM_NUMBERS),
         }
     }
 }
@@ -73,13 +69,8 @@ impl KeyFile {
         let secrets = Secrets::in_file(path).map_err(SealError::Key)?;
         let keys = [Some(secrets.signs), secrets.also_accepted];
         let keys = keys.into_iter().flatten().map(|key| {
-            let unbound = UnboundKey::new(&AES_256_GCM, &key).map_err(|_| {
-                let path = path.display();
-                SealError::Key(format!(
-                    "a key in {path} has {} bytes and needs {KEY_BYTES}; make one: (umask 077; openssl rand -hex 32 >{path})",
-                    key.len()
-                ))
-            })?;
+            let unbound = UnboundKey::new(&AES_256_GCM, &key)
+                .map_err(|_| SealError::Key(texts::sealing_key_has_other_length(path, key.len(), KEY_BYTES)))?;
             let name = hex::encode(&digest(&SHA256, &key).as_ref()[..4]);
             Ok((name, LessSafeKey::new(unbound)))
         });
@@ -202,7 +193,7 @@ pub(crate) fn read(file: &Path, keys: Option<&Path>) -> anyhow::Result<Vec<u8>> 
     match keys {
         _ if !is_sealed(&bytes) => Ok(bytes),
         Some(keys) => Ok(open(&bytes, &KeyFile::read(keys)?)?),
-        None => Err(io::Error::other("it is encrypted; name the file with its key: --key KEYFILE").into()),
+        None => Err(io::Error::other(texts::SEALED_NEEDS_KEY).into()),
     }
 }
 

@@ -12,7 +12,7 @@ use serde_json::json;
 use simulator::Scenario;
 use topology::{Policy, RegionId, Topology, fixtures::three_primaries};
 
-use crate::{exit::Failure, output::Output, output::print, present};
+use crate::{exit::Failure, output::Output, output::print, present, texts};
 
 /// The documents that a scenario is played with.
 #[derive(Debug, Args)]
@@ -72,11 +72,7 @@ pub(crate) fn why(
     let scenario = scenario(file)?;
     if let Some(until) = until.filter(|until| *until > scenario.end) {
         let (end, until) = (scenario.end.as_secs(), until.as_secs());
-        let text = format!(
-            "{} ends after {end} s, and --at is {until} s; write --at {end}s or less",
-            file.display()
-        );
-        return Err(Failure::usage(anyhow::anyhow!(text)));
+        return Err(Failure::usage(texts::scenario_ends_before(file, end, until)));
     }
     let why = simulator::why(&scenario, &topology, &policy, &region, until).map_err(|error| at(file, error))?;
     print(&rendered(&why.to_string(), output));

@@ -67,6 +67,43 @@ pub(crate) fn provider_is_away(why: impl Display) -> Error {
     )
 }
 
+/// No control plane of the command line, of the credential or of this machine's world answers.
+pub(crate) fn no_control_plane(error: &dyn Display) -> Error {
+    anyhow!("{error}; start a world here with `meridian up`, or name another one with --control-plane URL")
+}
+
+/// A login or a newcomer needs the address of a control plane.
+pub(crate) fn nobody_to_ask() -> Error {
+    anyhow!("--control-plane: somebody has to be asked; write --control-plane https://address:port")
+}
+
+pub(crate) fn token_is_an_operators(operator: &str) -> Error {
+    anyhow!("this is the token of the operator {operator}; `meridian login --token TOKEN` takes it")
+}
+
+pub(crate) fn token_is_a_process_s(process: &dyn Display) -> Error {
+    anyhow!("this is the token of {process}; `meridian cert join TOKEN --into DIR` takes it")
+}
+
+pub(crate) fn folder_is_anothers(folder: &Path, holder: &dyn Display) -> Error {
+    anyhow!(
+        "{} holds the certificate of {holder}; name another folder",
+        folder.display()
+    )
+}
+
+pub(crate) fn not_one_root(file: &Path) -> Error {
+    anyhow!("{} holds no root, or several; name a file with one", file.display())
+}
+
+pub(crate) fn token_life_too_long() -> Error {
+    anyhow!("--for: a token lives at most 366d; write a shorter time")
+}
+
+pub(crate) fn head_is_unsigned() -> Error {
+    anyhow!("this control plane has no certificate to sign with; give it the section [identity]")
+}
+
 pub(crate) fn life_too_long() -> Error {
     anyhow!("--for is longer than the calendar; write a shorter one")
 }
@@ -251,6 +288,60 @@ pub(crate) fn no_espeak() -> Error {
     anyhow!("--say needs espeak-ng, which is not installed; sudo apt-get install espeak-ng, or give a WAV file")
 }
 
+pub(crate) fn no_pip() -> String {
+    format!("cannot run pip; {NAME_AN_INDEX}")
+}
+
+pub(crate) fn pip_is_silent() -> String {
+    format!("pip does not answer; {NAME_AN_INDEX}")
+}
+
+pub(crate) fn pip_names_no_index() -> String {
+    format!("pip names no index; {NAME_AN_INDEX}")
+}
+
+pub(crate) fn model_missing(model: &str) -> String {
+    format!("not here; run `meridian models fetch {model}`")
+}
+
+pub(crate) fn model_damaged(what: &str, model: &str) -> String {
+    format!("damaged: {what}; run `meridian models fetch {model}`")
+}
+
+/// `advice` is that of the crate `client` for this error.
+pub(crate) fn call_failed(error: &dyn Display, advice: &str) -> Error {
+    anyhow!("{error}; {advice}")
+}
+
+// Simulations.
+
+pub(crate) fn scenario_ends_before(file: &Path, end_s: u64, at_s: u64) -> Error {
+    anyhow!(
+        "{} ends after {end_s} s, and --at is {at_s} s; write --at {end_s}s or less",
+        file.display()
+    )
+}
+
+// Encrypted files.
+
+/// `known` are the names of the keys in the key file.
+pub(crate) fn sealed_with_another_key(wanted: &str, known: &[String]) -> String {
+    format!(
+        "it is encrypted with the key {wanted}, and the key file has {}; name the file that it was encrypted to",
+        known.join(" and ")
+    )
+}
+
+pub(crate) const SEALED_CHANGED: &str =
+    "it was changed or cut short since it was encrypted, or its key is another one; fetch it again";
+pub(crate) const SEALED_NEEDS_KEY: &str = "it is encrypted; name the file with its key: --key KEYFILE";
+pub(crate) const NO_RANDOM_NUMBERS: &str = "the system gives no random numbers; check /dev/urandom";
+
+pub(crate) fn sealing_key_has_other_length(file: &Path, bytes: usize, wanted: usize) -> String {
+    let path = file.display();
+    format!("a key in {path} has {bytes} bytes and needs {wanted}; make one: (umask 077; openssl rand -hex 32 >{path})")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +361,26 @@ mod tests {
             heads_before_log(1, 2),
             sealed_too_long(),
             anyhow!("pip names no index; {NAME_AN_INDEX}"),
+            anyhow!(no_pip()),
+            anyhow!(pip_is_silent()),
+            anyhow!(pip_names_no_index()),
+            anyhow!(model_missing("moonshine-tiny-en")),
+            anyhow!(model_damaged("no weights", "moonshine-tiny-en")),
+            call_failed(&"no session", "check the network"),
+            no_control_plane(&"nobody answers"),
+            nobody_to_ask(),
+            token_is_an_operators("alice"),
+            token_is_a_process_s(&"edge/edge-dub"),
+            folder_is_anothers(file, &"edge/edge-dub"),
+            not_one_root(file),
+            token_life_too_long(),
+            head_is_unsigned(),
+            scenario_ends_before(file, 60, 90),
+            anyhow!(sealed_with_another_key("0badcafe", &["deadbeef".to_owned()])),
+            anyhow!(SEALED_CHANGED),
+            anyhow!(SEALED_NEEDS_KEY),
+            anyhow!(NO_RANDOM_NUMBERS),
+            anyhow!(sealing_key_has_other_length(file, 2, 32)),
             life_too_long(),
             package_of_one_model(),
             zone_is_malformed("X"),
