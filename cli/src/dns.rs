@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 use crate::{
     audit, edges,
     exit::Failure,
+    explain_page::{self, Answer},
     output::{Output, print},
     present::{document, plain, table},
     reach::Reach,
@@ -197,30 +198,13 @@ fn question(server: &Url, args: &ExplainArgs, generation: Option<u64>) -> Url {
     url
 }
 
-enum Answer {
-    Is(Value),
-    NoSuchPlan(String),
-}
-
 async fn send(request: reqwest::RequestBuilder, server: &Url) -> Result<Answer, Failure> {
-    let unreachable = |error: reqwest::Error| {
-        Failure::unreachable(anyhow!(error.without_url()).context(texts::name_server_page_is_silent(server)))
+    let silent = texts::name_server_page_is_silent(server);
+    let refused = |status: StatusCode, said: String| match status {
+        StatusCode::BAD_REQUEST => Failure::usage(anyhow!(said)),
+        _ => Failure::failed(texts::name_server_refuses(server, status, &said)),
     };
-    let answer = request.send().await.map_err(unreachable)?;
-    match answer.status() {
-        StatusCode::OK => Ok(Answer::Is(answer.json().await.map_err(unreachable)?)),
-        status => {
-            let said = answer.text().await.map_err(unreachable)?;
-            match status {
-                // A 404 without the word "plan" comes from another server at this address.
-                StatusCode::NOT_FOUND if said.contains("plan") => Ok(Answer::NoSuchPlan(said)),
-                StatusCode::BAD_REQUEST => Err(Failure::usage(anyhow!(said))),
-                _ => Err(Failure::failed(anyhow!(
-                    "the name server at {server} answers {status}: {said}"
-                ))),
-            }
-        }
-    }
+    explain_page::ask(request, silent, refused).await
 }
 
 /// The parts of an explanation that the table shows.
@@ -268,8 +252,7 @@ struct Edge {
 }
 
 fn told(answer: Value) -> Result<String, Failure> {
-    let explained: Explained = serde_json::from_value(answer)
-        .context("cannot read the answer of the name server, which may have another version")?;
+    let explained: Explained = serde_json::from_value(answer).context(texts::other_explanation("the name server"))?;
     let mut text = format!(
         "{}: {} {} by plan {} (epoch {})",
         explained.node, explained.name, explained.kind, explained.plan.generation, explained.plan.epoch

@@ -21,6 +21,7 @@ use topology::{
 use crate::{
     audit, edges,
     exit::Failure,
+    explain_page::{self, Answer},
     output::Output,
     output::print,
     present::{document, plain, table},
@@ -205,26 +206,9 @@ fn question(edge: &Url, route: &Route, generation: Option<u64>) -> Url {
     url
 }
 
-enum Answer {
-    Is(Value),
-    NoSuchPlan(String),
-}
-
 async fn ask(request: reqwest::RequestBuilder, edge: &Url) -> Result<Answer, Failure> {
-    let unreachable =
-        |error: reqwest::Error| Failure::unreachable(anyhow!(error.without_url()).context(texts::edge_is_silent(edge)));
-    let answer = request.send().await.map_err(unreachable)?;
-    match answer.status() {
-        StatusCode::OK => Ok(Answer::Is(answer.json().await.map_err(unreachable)?)),
-        status => {
-            let said = answer.text().await.map_err(unreachable)?;
-            // A 404 without the word "plan" comes from another server at this address.
-            match status {
-                StatusCode::NOT_FOUND if said.contains("plan") => Ok(Answer::NoSuchPlan(said)),
-                _ => Err(Failure::failed(anyhow!("the edge at {edge} answers {status}: {said}"))),
-            }
-        }
-    }
+    let refused = |status: StatusCode, said: String| Failure::failed(texts::edge_refuses(edge, status, &said));
+    explain_page::ask(request, texts::edge_is_silent(edge), refused).await
 }
 
 /// Fetches a plan that edges have dropped from the audit log.
@@ -298,8 +282,7 @@ struct Load {
 }
 
 fn told(answer: Value) -> Result<String, Failure> {
-    let explained: Explained =
-        serde_json::from_value(answer).context("cannot read the answer of the edge, which may have another version")?;
+    let explained: Explained = serde_json::from_value(answer).context(texts::other_explanation("the edge"))?;
     let mut text = format!(
         "{}: {} by plan {} (epoch {})",
         explained.edge, explained.session_key, explained.plan.generation, explained.plan.epoch

@@ -13,6 +13,7 @@ mod documents;
 mod edges;
 mod exit;
 mod explain;
+mod explain_page;
 mod join;
 mod length;
 mod manual;

@@ -126,6 +126,24 @@ pub(crate) fn edge_is_silent(edge: impl Display) -> String {
     )
 }
 
+pub(crate) fn edge_refuses(edge: impl Display, status: impl Display, said: &str) -> Error {
+    anyhow!(
+        "the edge at {edge} answers {status}: {said}; check that this is its administrative address (admin_listen in edge.toml)"
+    )
+}
+
+pub(crate) fn name_server_refuses(server: impl Display, status: impl Display, said: &str) -> Error {
+    anyhow!(
+        "the name server at {server} answers {status}: {said}; check that this is its administrative address (admin_listen in \
+         dns.toml)"
+    )
+}
+
+/// `process` is "the edge" or "the name server".
+pub(crate) fn other_explanation(process: &str) -> String {
+    format!("cannot read the answer of {process}, which may have another version; use the `meridian` of its release")
+}
+
 pub(crate) fn name_server_is_silent(server: impl Display) -> String {
     format!(
         "the name server at {server} does not answer; check the address (listen in dns.toml), and that UDP and TCP reach it"
@@ -385,6 +403,9 @@ mod tests {
             package_of_one_model(),
             zone_is_malformed("X"),
             anyhow!(edge_is_silent("127.0.0.1")),
+            edge_refuses("127.0.0.1", 404, "Not Found"),
+            name_server_refuses("127.0.0.1", 404, "Not Found"),
+            anyhow!(other_explanation("the edge")),
             anyhow!(name_server_is_silent("127.0.0.1")),
             anyhow!(name_server_page_is_silent("127.0.0.1")),
             anyhow!(no_name_server_address("ns1")),
