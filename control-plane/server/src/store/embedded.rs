@@ -91,11 +91,8 @@ impl Embedded {
     /// Opens the file, or creates it. Only one process can open it.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         let database = Database::create(path).map_err(|error| match error {
-            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Failed(format!(
-                "{} is held by another control plane; stop it first",
-                path.display()
-            )),
-            error => StoreError::Failed(format!("{}: {error}", path.display())),
+            redb::DatabaseError::DatabaseAlreadyOpen => StoreError::Failed(texts::file_is_held(path)),
+            error => StoreError::Failed(texts::at(path.display(), error)),
         })?;
         make_tables(&database).map_err(failed)?;
         let newest = revision(&database).map_err(failed)?;
@@ -333,7 +330,7 @@ fn next_epoch(shared: &Shared) -> Result<(u64, u64), StoreError> {
         let entry = get(&shared.database, EPOCH).map_err(failed)?;
         let last: u64 = match &entry {
             Some(entry) => serde_json::from_slice(&entry.value)
-                .map_err(|error| StoreError::Failed(format!("{EPOCH} holds no number: {error}")))?,
+                .map_err(|error| StoreError::Failed(texts::no_number(EPOCH, error)))?,
             None => 0,
         };
         let committed = shared.commit(Transaction {

@@ -6,6 +6,7 @@ use super::{
     error::StoreError,
     limits::{OPERATIONS_MAX, TRANSACTION_BYTES_MAX, VALUE_BYTES_MAX},
 };
+use crate::texts::store as texts;
 
 /// A value, and the revision that wrote it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl Transaction {
         let mut written = BTreeSet::new();
         let mut keys = self.put.iter().map(|(key, _)| key).chain(&self.delete);
         match keys.find(|key| !written.insert(*key)) {
-            Some(key) => Err(StoreError::Failed(format!("{key} is written twice in one transaction"))),
+            Some(key) => Err(StoreError::Failed(texts::written_twice(key))),
             None => Ok(()),
         }
     }

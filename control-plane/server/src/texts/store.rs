@@ -1,7 +1,7 @@
 //! The sentences about the store, and about the replica that leads it: what is wrong, and what to do. The line that shows an error
 //! of the store says what the control plane does meanwhile: decisions cannot be written, and nodes keep their plan.
 
-use std::fmt::Display;
+use std::{fmt::Display, path::Path, time::Duration};
 
 use topology::Moment;
 
@@ -56,6 +56,83 @@ pub(crate) fn unreadable(key: &str, problem: &str) -> String {
 
 pub(crate) fn failed(why: &str) -> String {
     format!("the store failed: {why}")
+}
+
+pub(crate) fn file_is_held(file: &Path) -> String {
+    format!("{} is held by another control plane; stop it first", file.display())
+}
+
+pub(crate) fn no_certificate(url: &str) -> String {
+    format!("{url}: there is no certificate to show; write certificate, key and trust in [store]")
+}
+
+pub(crate) fn no_endpoints() -> &'static str {
+    "no etcd endpoints are configured; write etcd in [store]"
+}
+
+// The cause, behind one of the problems above.
+
+pub(crate) fn at(place: impl Display, why: impl Display) -> String {
+    format!("{place}: {why}")
+}
+
+pub(crate) fn no_answer(waited: Duration) -> String {
+    format!("no answer within {:.1} s", waited.as_secs_f64())
+}
+
+pub(crate) fn alarm_rings() -> &'static str {
+    "a member raised the alarm NOSPACE"
+}
+
+pub(crate) fn revision_is_gone() -> &'static str {
+    "the revision is no longer kept"
+}
+
+pub(crate) fn no_number(key: &str, why: impl Display) -> String {
+    format!("{key} holds no number: {why}")
+}
+
+pub(crate) fn no_leader_record(key: &str, why: impl Display) -> String {
+    format!("{key} holds no leader: {why}")
+}
+
+pub(crate) fn written_twice(key: &str) -> String {
+    format!("{key} is written twice in one transaction")
+}
+
+pub(crate) fn refused_for_nothing() -> &'static str {
+    "etcd refused a transaction whose expectations are met"
+}
+
+pub(crate) fn no_revision() -> &'static str {
+    "etcd answered without a revision"
+}
+
+pub(crate) fn key_is_no_text() -> &'static str {
+    "a key is no text"
+}
+
+pub(crate) fn event_without_key() -> &'static str {
+    "an event has no key"
+}
+
+pub(crate) fn lease_too_short(ttl: Duration) -> String {
+    format!("a lease of {ttl:?} is too short to lead")
+}
+
+// The reason for which a leadership ended.
+
+pub(crate) fn lease_unanswered() -> &'static str {
+    "the store did not answer in time"
+}
+
+pub(crate) fn lease_renewed_late() -> &'static str {
+    "the lease was renewed too late"
+}
+
+pub(crate) fn another_leads(key: &str, found: Option<u64>, expected: u64) -> String {
+    let found = found.map_or_else(|| "no value".to_owned(), |epoch| format!("epoch {epoch}"));
+    format!("{key} has {found}, expected {expected}")
 }
 
 // The remedy. It follows "To do:" or a semicolon.
@@ -143,14 +220,34 @@ mod tests {
             unreachable("no answer", true),
             full(&etcd_is_full("mvcc: database space exceeded")),
             full(&disk_is_full("no space left on device")),
+            full(alarm_rings()),
             unreadable("/plan", "missing field"),
             failed("a page is damaged"),
+            failed(&file_is_held(Path::new("meridian.redb"))),
+            failed(&no_certificate("https://etcd-1:2379")),
+            failed(no_endpoints()),
+            failed(revision_is_gone()),
+            failed(&no_number("/epoch", "no digit")),
+            failed(&no_leader_record("/leader", "missing field")),
+            failed(&written_twice("/plan")),
+            failed(refused_for_nothing()),
+            failed(no_revision()),
+            failed(key_is_no_text()),
+            failed(event_without_key()),
+            failed(&lease_too_short(Duration::from_secs(1))),
+            unreachable(
+                &super::at("https://etcd-1:2379", no_answer(Duration::from_secs(2))),
+                false,
+            ),
         ];
         let mut texts: Vec<String> = errors.iter().map(|error| with_remedy(error, make_room())).collect();
         texts.extend(errors);
         texts.extend([
             cannot_write(at, "the store is full", make_room()),
             leads("cp-1", "https://cp-1:7100"),
+            lease_unanswered().to_owned(),
+            lease_renewed_late().to_owned(),
+            another_leads("/leader", None, 7),
             nobody_leads_now().to_owned(),
             leader_unknown_now("no answer"),
             unfit_now("no answer"),

@@ -19,6 +19,7 @@ use super::{
     super::{error::StoreError, limits::TRANSACTION_BYTES_MAX},
     failure::Failure,
 };
+use crate::texts::store as texts;
 
 /// Entries per page of a listing. Further pages are read at the same revision.
 pub(super) const PAGE: usize = 100;
@@ -60,7 +61,7 @@ impl Settings {
 /// TLS would read the certificate once and for all.
 fn channel(url: &str, settings: &Settings) -> Result<Channel, String> {
     let plain = url.replacen("https://", "http://", 1);
-    let endpoint = Endpoint::from_shared(plain).map_err(|error| format!("{url}: {error}"))?;
+    let endpoint = Endpoint::from_shared(plain).map_err(|error| texts::at(url, error))?;
     let endpoint = endpoint
         .connect_timeout(settings.connect_timeout)
         // Our own timeouts end earlier; this one cleans up after them. It does not limit streams once they have begun.
@@ -72,9 +73,7 @@ fn channel(url: &str, settings: &Settings) -> Result<Channel, String> {
         return Ok(Channel::Tonic(endpoint.connect_lazy()));
     }
     let tls = settings.tls.clone();
-    let tls = tls.ok_or_else(|| {
-        format!("{url}: there is no certificate to show; write certificate, key and trust in [store]")
-    })?;
+    let tls = tls.ok_or_else(|| texts::no_certificate(url))?;
     let connector = tower::service_fn(move |uri: Uri| {
         let tls = tls.clone();
         async move {
@@ -119,7 +118,7 @@ impl Etcd {
         for endpoint in &settings.endpoints {
             let channel = channel(endpoint, &settings).map_err(StoreError::Failed)?;
             let client = Client::from_channel(channel, Some(options.clone())).await;
-            let client = client.map_err(|error| StoreError::Failed(format!("{endpoint}: {error}")))?;
+            let client = client.map_err(|error| StoreError::Failed(texts::at(endpoint, error)))?;
             members.push(Member {
                 kv: client.kv_client().max_decoding_message_size(ANSWER_BYTES_MAX),
                 watch: client.watch_client().max_decoding_message_size(ANSWER_BYTES_MAX),
@@ -128,7 +127,7 @@ impl Etcd {
             });
         }
         if members.is_empty() {
-            return Err(StoreError::Failed("no etcd endpoints are configured".to_owned()));
+            return Err(StoreError::Failed(texts::no_endpoints().to_owned()));
         }
         let current = AtomicUsize::new(0);
         Ok(Self(Arc::new(Shared {
@@ -195,7 +194,7 @@ impl Etcd {
             let failure = match tokio::time::timeout(wait, call(member)).await {
                 Ok(Ok(answer)) => return Ok(answer),
                 Ok(Err(error)) => Failure::of(&error),
-                Err(_) => Failure::Lost(format!("no answer within {:.1} s", wait.as_secs_f64())),
+                Err(_) => Failure::Lost(texts::no_answer(wait)),
             };
             if !failure.is_answer() {
                 self.move_on(index);

@@ -6,6 +6,7 @@ use super::super::{
     error::StoreError,
     transaction::{Entry, Transaction},
 };
+use crate::texts::store as texts;
 
 pub(super) fn txn(transaction: &Transaction) -> Txn {
     // The revision of a missing key is zero.
@@ -33,14 +34,14 @@ pub(super) fn conflict(transaction: Transaction, found: &[TxnOpResponse]) -> Sto
     let mut unmet = transaction.expect.into_iter().zip(found);
     match unmet.find(|((_, expected), found)| expected != found) {
         Some(((key, expected), found)) => StoreError::Conflict { key, found, expected },
-        None => StoreError::Failed("etcd refused a transaction whose expectations are met".to_owned()),
+        None => StoreError::Failed(texts::refused_for_nothing().to_owned()),
     }
 }
 
 pub(super) fn row(found: &KeyValue) -> Result<(String, Entry), StoreError> {
     let key = found
         .key_str()
-        .map_err(|_| StoreError::Failed("a key is no text".to_owned()))?;
+        .map_err(|_| StoreError::Failed(texts::key_is_no_text().to_owned()))?;
     Ok((key.to_owned(), entry_of(found)))
 }
 
@@ -74,5 +75,5 @@ pub(super) fn as_u64(number: i64) -> u64 {
 
 pub(super) fn header_revision(header: Option<&ResponseHeader>) -> Result<u64, StoreError> {
     let revision = header.map(|header| as_u64(header.revision()));
-    revision.ok_or_else(|| StoreError::Failed("etcd answered without a revision".to_owned()))
+    revision.ok_or_else(|| StoreError::Failed(texts::no_revision().to_owned()))
 }

@@ -59,16 +59,16 @@ impl Failure {
 
     pub(super) fn at(self, endpoint: &str, written: bool) -> StoreError {
         match self {
-            Self::NotTaken(text) => StoreError::unreachable(format!("{endpoint}: {text}")),
+            Self::NotTaken(text) => StoreError::unreachable(texts::at(endpoint, text)),
             Self::Lost(text) => StoreError::Unavailable {
-                reason: format!("{endpoint}: {text}"),
+                reason: texts::at(endpoint, text),
                 outcome: if written {
                     Outcome::Unknown
                 } else {
                     Outcome::NothingWritten
                 },
             },
-            Self::Compacted => StoreError::Failed("the revision is no longer kept".to_owned()),
+            Self::Compacted => StoreError::Failed(texts::revision_is_gone().to_owned()),
             Self::NoSpace(text) => StoreError::NoSpace(texts::etcd_is_full(&text)),
             Self::Refused(text) => StoreError::Failed(text),
         }

@@ -28,7 +28,7 @@ use super::{
     failure::Failure,
     listing, watch,
 };
-use crate::texts::log;
+use crate::texts::{log, store as texts};
 
 /// Key of the leader, written once per leadership under a lease. Its create revision is the epoch.
 pub const LEADER: &str = "/meridian/v1/leader";
@@ -59,7 +59,7 @@ pub(super) async fn read(etcd: &Etcd) -> Result<(Option<LeaderRecord>, u64), Sto
 
 fn decode(entry: &Entry) -> Result<LeaderRecord, StoreError> {
     let document: Document = serde_json::from_slice(&entry.value)
-        .map_err(|error| StoreError::Failed(format!("{LEADER} holds no leader: {error}")))?;
+        .map_err(|error| StoreError::Failed(texts::no_leader_record(LEADER, error)))?;
     Ok(LeaderRecord {
         node: document.node,
         url: document.url,
@@ -107,7 +107,7 @@ async fn try_to_lead(etcd: &Etcd, candidate: &Candidate) -> Result<Option<Leader
     let (lease, ttl) = (granted.id(), Duration::from_secs(as_u64(granted.ttl())));
     // The lease began after `sent`, so an end counted from `sent` is early, which is safe.
     let Some(valid) = ttl.checked_sub(margin(ttl)).filter(|valid| !valid.is_zero()) else {
-        return Err(StoreError::Failed(format!("a lease of {ttl:?} is too short to lead")));
+        return Err(StoreError::Failed(texts::lease_too_short(ttl)));
     };
     match take(etcd, candidate, lease).await {
         Ok(Some(epoch)) => {
@@ -223,7 +223,7 @@ impl Keeper {
         loop {
             let end = match *self.validity.borrow() {
                 Validity::Until(end) if Instant::now() < end => end,
-                _ => return "the store did not answer in time".to_owned(),
+                _ => return texts::lease_unanswered().to_owned(),
             };
             let round = async {
                 sleep(next).await;
@@ -255,7 +255,7 @@ impl Keeper {
                 if prolonged {
                     Ok(())
                 } else {
-                    Err(Renewal::Gone("the lease was renewed too late".to_owned()))
+                    Err(Renewal::Gone(texts::lease_renewed_late().to_owned()))
                 }
             }
             Ok(Err(etcd_client::Error::LeaseKeepAliveError(reason))) => Err(Renewal::Gone(reason)),
@@ -268,10 +268,7 @@ impl Keeper {
             }
             Err(_) => {
                 self.etcd.move_on(index);
-                Err(Renewal::NoAnswer(format!(
-                    "no answer within {:.1} s",
-                    wait.as_secs_f64()
-                )))
+                Err(Renewal::NoAnswer(texts::no_answer(wait)))
             }
         }
     }
@@ -288,8 +285,7 @@ impl Keeper {
         if epoch == Some(self.epoch) {
             Ok(())
         } else {
-            let found = epoch.map_or_else(|| "no value".to_owned(), |epoch| format!("epoch {epoch}"));
-            Err(Renewal::Gone(format!("{LEADER} has {found}, expected {}", self.epoch)))
+            Err(Renewal::Gone(texts::another_leads(LEADER, epoch, self.epoch)))
         }
     }
 }

@@ -35,6 +35,7 @@ use super::{
     transaction::{Entry, Listing, Transaction},
     watch::{Changes, WatchEnd},
 };
+use crate::texts::store as texts;
 
 pub use client::{Etcd, Settings};
 pub use lead::LEADER;
@@ -90,7 +91,7 @@ impl Store for Etcd {
             })
             .await?;
         if alarms.alarms().iter().any(|alarm| alarm.alarm() == AlarmType::Nospace) {
-            let text = "a member raised the alarm NOSPACE".to_owned();
+            let text = texts::alarm_rings().to_owned();
             return Err(Failure::NoSpace(text).at("", false));
         }
         let revision = self.list(lead::LEADER).await?.revision;

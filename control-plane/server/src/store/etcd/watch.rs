@@ -13,6 +13,7 @@ use super::{
     convert::{after, as_u64},
     failure::Failure,
 };
+use crate::texts::store as texts;
 
 /// The watch id in answers to requests for a progress mark.
 const NO_WATCH: i64 = -1;
@@ -32,10 +33,7 @@ pub(super) async fn open(etcd: &Etcd, prefix: &str, after_revision: u64) -> Resu
     let opened = match tokio::time::timeout(timeout, begin).await {
         Ok(Ok(opened)) => Ok(opened),
         Ok(Err(error)) => Err(end_of(&error)),
-        Err(_) => Err(WatchEnd::Unavailable(format!(
-            "no answer within {:.1} s",
-            timeout.as_secs_f64()
-        ))),
+        Err(_) => Err(WatchEnd::Unavailable(texts::no_answer(timeout))),
     };
     let began = opened.and_then(|(stream, first)| {
         let mut watching = Watching {
@@ -91,7 +89,7 @@ impl Watching {
         let mut changes = Vec::new();
         for event in response.events() {
             let Some(found) = event.kv() else {
-                return Err(WatchEnd::Unreadable("an event has no key".to_owned()));
+                return Err(WatchEnd::Unreadable(texts::event_without_key().to_owned()));
             };
             let revision = as_u64(found.mod_revision());
             if revision <= self.position {
@@ -99,7 +97,7 @@ impl Watching {
             }
             let key = found
                 .key_str()
-                .map_err(|_| WatchEnd::Unreadable("a key is no text".to_owned()))?;
+                .map_err(|_| WatchEnd::Unreadable(texts::key_is_no_text().to_owned()))?;
             // A removed key has version zero. (The client's own `event_type` panics on types it does not know.)
             let value = (found.version() > 0).then(|| found.value().to_vec());
             let key = key.to_owned();
