@@ -4,7 +4,7 @@
 //! A refusal says what is wrong and what the device does next. A warning says what is wrong, what the edge does about it, and
 //! what to check or type.
 
-use std::fmt::Display;
+use std::{fmt::Display, path::Path};
 
 // Refusals: the `message` of an answer in the form of the OpenAI API.
 
@@ -165,6 +165,33 @@ pub(crate) const ISSUER_URL_UNUSABLE: &str = "the edge cannot ask the issuer for
 pub(crate) const ISSUER_SENT_NO_KEYS: &str = "the issuer of tokens sent no keys; the last keys stay in force; check that this edge \
                                               reaches auth.jwks_url";
 
+// The handover between two processes of an edge: an edge that starts with --take-over stops with one of these, and the edge that offers
+// its sockets logs one behind [`SUCCESSOR_FAILED`].
+
+pub(crate) fn no_predecessor(path: &Path) -> String {
+    format!(
+        "no edge offers its sockets at {}; start without --take-over when none is running",
+        path.display()
+    )
+}
+
+pub(crate) const PREDECESSOR_IS_SILENT: &str =
+    "the running edge does not hand its sockets over; look at its log, or stop it and start without --take-over";
+pub(crate) const PREDECESSOR_REFUSES: &str = "the running edge is stopping, or runs as another user; start as its user, or without --take-over once it has stopped";
+pub(crate) const UNREADABLE_OFFER: &str = "the running edge sent an offer that this version cannot read; stop it first";
+
+pub(crate) fn other_offer(protocol: u32, received: usize, offered: usize) -> String {
+    format!(
+        "the running edge is of a version that cannot be taken over (protocol {protocol}, {received} of {offered} sockets); stop it first"
+    )
+}
+
+pub(crate) fn successor_is_another_user(successor: u32, own: u32) -> String {
+    format!("the successor runs as user {successor}, and this edge as {own}; start both as the same user")
+}
+
+pub(crate) const SUCCESSOR_IS_SILENT: &str = "the successor does not read the offer; look at its log";
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,6 +226,10 @@ mod tests {
             CLOSE_DEVICE_TRICKLES,
             NO_PLAN_YET,
             EXPLAIN_WHAT,
+            PREDECESSOR_IS_SILENT,
+            PREDECESSOR_REFUSES,
+            UNREADABLE_OFFER,
+            SUCCESSOR_IS_SILENT,
         ];
         let made = [
             no_region_for_session("none"),
@@ -215,6 +246,9 @@ mod tests {
             region_lost("eu-west"),
             not_a_plan("no generation"),
             plan_not_held("edge-dub", "4 and 5", 1),
+            no_predecessor(Path::new("state")),
+            other_offer(2, 1, 2),
+            successor_is_another_user(1000, 0),
         ];
         for text in constants.into_iter().chain(made.iter().map(String::as_str)) {
             let (wrong, remedy) = text.split_once("; ").unwrap_or_default();

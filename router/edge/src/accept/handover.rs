@@ -86,10 +86,7 @@ impl Predecessor {
     /// Asks the edge that runs with this state directory for its sockets.
     pub fn ask(state_dir: &Path) -> anyhow::Result<Self> {
         let path = path(state_dir);
-        let stream = UnixStream::connect(&path).with_context(|| {
-            let path = path.display();
-            format!("no edge offers its sockets at {path}; start without --take-over when none is running")
-        })?;
+        let stream = UnixStream::connect(&path).with_context(|| texts::no_predecessor(&path))?;
         stream.set_read_timeout(Some(STEP_LIMIT))?;
         let mut bytes = vec![0; OFFER_BYTES_MAX];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
@@ -100,25 +97,18 @@ impl Predecessor {
             &mut rights,
             RecvFlags::CMSG_CLOEXEC,
         )
-        .context("the running edge does not hand its sockets over")?;
+        .context(texts::PREDECESSOR_IS_SILENT)?;
         let mut sockets = Vec::new();
         for message in rights.drain() {
             if let RecvAncillaryMessage::ScmRights(received) = message {
                 sockets.extend(received);
             }
         }
-        anyhow::ensure!(
-            received.bytes > 0,
-            "the running edge is stopping, or runs as another user"
-        );
-        let offer: Offer = serde_json::from_slice(&bytes[..received.bytes])
-            .context("the running edge sent an offer that this version cannot read; stop it first")?;
+        anyhow::ensure!(received.bytes > 0, texts::PREDECESSOR_REFUSES);
+        let offer: Offer = serde_json::from_slice(&bytes[..received.bytes]).context(texts::UNREADABLE_OFFER)?;
         anyhow::ensure!(
             offer.protocol == PROTOCOL && offer.sockets.len() == sockets.len(),
-            "the running edge is of a version that cannot be taken over (protocol {}, {} of {} sockets); stop it first",
-            offer.protocol,
-            sockets.len(),
-            offer.sockets.len()
+            texts::other_offer(offer.protocol, sockets.len(), offer.sockets.len())
         );
         Ok(Self {
             sockets: offer.sockets.into_iter().zip(sockets).collect(),
@@ -180,10 +170,7 @@ pub async fn offer(state_dir: &Path, sockets: Vec<(Name, OwnedFd)>) -> anyhow::R
 /// Gives the sockets away and waits until the successor accepts devices; `None` if it ends before.
 async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) -> anyhow::Result<Option<Successor>> {
     let (peer, own) = (stream.peer_cred()?.uid(), rustix::process::geteuid().as_raw());
-    anyhow::ensure!(
-        peer == own || peer == 0,
-        "the successor runs as user {peer}, and this edge as {own}; start both as the same user"
-    );
+    anyhow::ensure!(peer == own || peer == 0, texts::successor_is_another_user(peer, own));
     let offer = Offer {
         protocol: PROTOCOL,
         sockets: sockets.iter().map(|(name, _)| name.clone()).collect(),
@@ -192,7 +179,7 @@ async fn hand_over(stream: tokio::net::UnixStream, sockets: &[(Name, OwnedFd)]) 
     let rights: Vec<BorrowedFd<'_>> = sockets.iter().map(|(_, socket)| socket.as_fd()).collect();
     timeout(STEP_LIMIT, stream.writable())
         .await
-        .context("the successor does not read the offer")??;
+        .context(texts::SUCCESSOR_IS_SILENT)??;
     stream.try_io(tokio::io::Interest::WRITABLE, || {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(SOCKETS_MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
