@@ -424,7 +424,9 @@ mod tests {
                 );
                 assert!(text.ends_with('.') && text.len() < 240, "{}: {text}", page.code);
             }
-            let types = page.next.contains('`') || page.next.starts_with("Nothing to type");
+            // A word between backquotes may be a key of the policy.
+            let types = ["`meridian ", "`timedatectl`"].iter().any(|it| page.next.contains(it));
+            let types = types || page.next.starts_with("Nothing to type");
             assert!(types, "{} names no command: {}", page.code, page.next);
             assert_eq!(page.code.page(), Some(page));
         }
