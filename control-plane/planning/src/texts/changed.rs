@@ -119,9 +119,9 @@ pub(crate) fn returned_at_once(why: &str, has_fit_backup: bool) -> String {
 
 /// Sessions at regions that take them no more, `gone` percent in all, find other places; `left` percent come home.
 pub(crate) fn displaced(why: &str, gone: u8, shares: &[Share], left: u8) -> String {
-    let mut text = format!("{why}: the {gone} % of its sessions there move on");
+    let mut text = format!("{why}: the {gone} % of its sessions that were there leave");
     if !shares.is_empty() {
-        text += &format!(", and its sessions away from home go to {}", part::shares(shares));
+        text += &format!("; those outside their home region go to {}", part::shares(shares));
     }
     if left > 0 {
         text += &format!("; {left} % find no place and come home");
@@ -159,7 +159,7 @@ pub(crate) fn data_came_home() -> String {
 // Edges and stacks.
 
 pub(crate) fn edge_lost(evidence: &str) -> String {
-    format!("{evidence}; DNS names it no more until it works again. Its sessions stay")
+    format!("{evidence}; DNS answers leave it out until it works again. Its sessions stay on it")
 }
 
 pub(crate) fn edge_returned(evidence: &str) -> String {
@@ -267,11 +267,11 @@ pub(crate) fn ordered_anew(author: &str) -> String {
 }
 
 pub(crate) fn overtaken(why: &str) -> String {
-    format!("it is overtaken: {why}")
+    format!("a newer order took its place: {why}")
 }
 
 pub(crate) fn ended_by(why: &str) -> String {
-    format!("it is ended by {why}")
+    format!("a newer order ended it: {why}")
 }
 
 pub(crate) fn ended_by_return() -> String {

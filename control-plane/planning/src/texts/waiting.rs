@@ -61,7 +61,7 @@ pub(crate) fn drain_held_by_target(percent: u8, target: &RegionId, health: Healt
 }
 
 pub(crate) fn sessions_wait_their_turn(percent: u8) -> String {
-    format!("{percent} % of its sessions wait for their turn, and go by themselves")
+    format!("{percent} % of its sessions are still here, and the next steps move them by themselves")
 }
 
 pub(crate) fn sessions_find_no_place(percent: u8) -> String {
@@ -102,7 +102,7 @@ pub(crate) fn data_are_written_by(classes: &str, writers: &str, help: &str, woul
 // Edges and stacks.
 
 pub(crate) fn new_edge_works(edge: &EdgeId, named_at: Moment) -> String {
-    format!("{edge} is new and works; DNS names it at {named_at} by itself, if it stays so")
+    format!("{edge} is new and works; DNS names it at {named_at} by itself, if it goes on working")
 }
 
 pub(crate) fn new_edge_not_seen_to_work(edge: &EdgeId, seconds: u64) -> String {
@@ -113,7 +113,7 @@ pub(crate) fn new_edge_not_seen_to_work(edge: &EdgeId, seconds: u64) -> String {
 }
 
 pub(crate) fn edge_returns(evidence: &str, named_at: Moment) -> String {
-    format!("{evidence}, and DNS names it again at {named_at} by itself, if it stays so")
+    format!("{evidence}, and DNS names it again at {named_at} by itself, if it goes on working")
 }
 
 /// `why` is the refusal of the gate, or one of [`all_edges_look_lost`] and its siblings.
@@ -149,8 +149,8 @@ pub(crate) fn stack_fails(
 ) -> String {
     let help = if region_fails {
         format!(
-            "too few of the other stacks work, and no rule leaves {region} for that: `meridian failover {region} --reason WHY` \
-             does"
+            "too few of the other stacks work to take them, and automation does not leave {region} for that; `meridian \
+             failover {region} --reason WHY` does"
         )
     } else {
         format!("`meridian drain --stack {stack} --for 2h --reason WHY` moves them to the others")
@@ -160,15 +160,15 @@ pub(crate) fn stack_fails(
         more => format!("; {more} more stacks of {region} fail too"),
     };
     format!(
-        "stack {stack} (one of {of}) answers and {what}: callers whose sessions are there {callers}; {help}{others}"
+        "stack {stack} (one of {of}) answers but {what}: callers whose sessions are there {callers}; {help}{others}"
     )
 }
 
 /// The same of a region with one stack, or seen by vantages that do not tell stacks apart.
 pub(crate) fn region_fails(region: &RegionId, (what, callers): (&str, &str)) -> String {
     format!(
-        "{region} answers and {what}: its callers {callers}, and no rule leaves it for that: `meridian failover {region} \
-         --reason WHY` does"
+        "{region} answers but {what}: its callers {callers}, and automation does not leave it for that; `meridian failover \
+         {region} --reason WHY` does"
     )
 }
 
@@ -218,7 +218,7 @@ pub(crate) fn needs_approval<'b>(order: &Intent, because: impl IntoIterator<Item
 
 pub(crate) fn needs_approval_again(order: &Intent, changed: &[String], moves: &str) -> String {
     format!(
-        "{} by {} is not done: since it was shown, this changed: {}; agree to that too: {}",
+        "{} by {} waits again, because this changed since it was shown: {}; look at it and agree anew: {}",
         order.kind.as_str(),
         order.author,
         changed.join("; "),

@@ -39,7 +39,7 @@ fn a_backup_that_goes_moves_only_the_sessions_that_were_there() {
         assert_eq!((world.state("us-east"), world.route("us-east")), (state, moved.into()));
         assert_eq!(world.phase(&asked), Some(Phase::Running), "it goes on");
         let said = world.plan().reasons.iter().find(|it| it.region.is_some()).unwrap();
-        let text = "us-west is gone from the topology: the 10 % of its sessions there move on";
+        let text = "us-west is gone from the topology: the 10 % of its sessions that were there leave";
         assert!(said.text.starts_with(text), "{}", said.text);
         world.pass(5 * MINUTE);
         assert_eq!(world.phase(&asked), Some(Phase::Done));

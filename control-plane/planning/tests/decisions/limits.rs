@@ -420,7 +420,7 @@ fn a_stack_that_answers_and_fails_is_named_with_what_to_do_until_it_is_drained()
         let (mut world, stack) = ailing(component, trouble);
         world.decide();
         let text = format!(
-            "stack {stack} (one of 2) answers and {what}: callers whose sessions are there {callers}; `meridian drain --stack \
+            "stack {stack} (one of 2) answers but {what}: callers whose sessions are there {callers}; `meridian drain --stack \
              {stack} --for 2h --reason WHY` moves them to the others"
         );
         assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
@@ -450,16 +450,17 @@ fn a_region_with_too_few_working_stacks_is_to_be_left() {
     };
     breaks(&mut world, Component::Tts);
     let text = format!(
-        "stack {stack} (one of 2) answers and does not speak: callers whose sessions are there hear no reply; too few of the \
-         other stacks work, and no rule leaves us-east for that: `meridian failover us-east --reason WHY` does"
+        "stack {stack} (one of 2) answers but does not speak: callers whose sessions are there hear no reply; too few of the \
+         other stacks work to take them, and automation does not leave us-east for that; `meridian failover us-east --reason \
+         WHY` does"
     );
     assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
     // A region with one stack has none to name.
     let mut world = World::new();
     world.sees("us-east", Health::Degraded);
     breaks(&mut world, Component::Tts);
-    let text = "us-east answers and does not speak: its callers hear no reply, and no rule leaves it for that: `meridian \
-                failover us-east --reason WHY` does";
+    let text = "us-east answers but does not speak: its callers hear no reply, and automation does not leave it for that; \
+                `meridian failover us-east --reason WHY` does";
     assert_eq!(world.waiting(ReasonCode::StackFails).text, text);
 }
 

@@ -140,7 +140,7 @@ fn an_approver_is_asked_again_when_the_order_would_do_another_thing() {
     );
     let text = &world.waiting(ReasonCode::NeedsApproval).text;
     assert!(
-        text.contains("since it was shown, this changed: ap-south is away already"),
+        text.contains("because this changed since it was shown: ap-south is away already"),
         "{text}"
     );
     world.ask("bob", approve(&asked));
@@ -182,7 +182,7 @@ fn an_approver_is_asked_again_when_a_share_would_be_much_greater() {
         assert_eq!(waits, is_asked, "{sessions}: {:#?}", world.report);
         if is_asked {
             let text = world.waiting(ReasonCode::NeedsApproval).text.clone();
-            let change = "this changed: sessions of us-east go to eu-central: 60 % in place of 40 %";
+            let change = "changed since it was shown: sessions of us-east go to eu-central: 60 % in place of 40 %";
             assert!(text.contains(change), "{text}");
             world.ask("bob", approve(&asked));
             assert_eq!(world.phase(&asked), Some(Phase::Done), "what he agrees to then is done");
@@ -208,7 +208,7 @@ fn an_approver_is_asked_again_when_sessions_would_go_elsewhere() {
     assert_eq!(world.phase(&asked), Some(Phase::AwaitingApproval));
     let text = &world.waiting(ReasonCode::NeedsApproval).text;
     assert!(
-        text.contains("this changed: sessions of eu-west go to us-west"),
+        text.contains("changed since it was shown: sessions of eu-west go to us-west"),
         "{text}"
     );
 }

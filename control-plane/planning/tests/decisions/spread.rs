@@ -215,7 +215,7 @@ fn an_edge_that_is_heard_again_says_when_dns_names_it() {
     let again = heard + 20 * SECOND;
     assert_eq!(
         waiting.text,
-        format!("edge-dub is heard again, and DNS names it again at {again} by itself, if it stays so")
+        format!("edge-dub is heard again, and DNS names it again at {again} by itself, if it goes on working")
     );
     assert_eq!(waiting.until, Some(again));
     assert_eq!(
