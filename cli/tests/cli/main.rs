@@ -6,6 +6,7 @@ mod cert;
 mod command;
 mod docs;
 mod fences;
+mod files;
 mod supply_chain;
 mod texts;
 mod up;

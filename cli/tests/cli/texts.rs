@@ -8,10 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Folders without sentences for operators: programs of developers, and tests.
-const FOR_DEVELOPERS: [&str; 4] = ["bench", "e2e", "fuzz", "regional-stack/speech-torch/src/bin"];
+/// Folders with tests alone, whose sentences nobody reads but their authors.
+const TESTS: [&str; 2] = ["e2e", "fuzz"];
 
-/// Lines that are no sentence: a name and the error of a process; and the warning of a binary, whose library holds the table.
+/// Lines that are no sentence: a name and the error of a process; and the sentences of a binary, which cannot see its library's table.
 const NO_SENTENCE: [&str; 2] = ["daemon/src/process.rs", "regional-stack/gateway/src/recognition.rs"];
 
 pub(crate) fn root() -> PathBuf {
@@ -24,7 +24,7 @@ fn walk(folder: &Path, found: &mut BTreeMap<String, String>) {
         let name = entry.unwrap().file_name().into_string().unwrap();
         let path = folder.join(&name);
         let shown = path.to_str().unwrap().to_owned();
-        if FOR_DEVELOPERS.contains(&shown.as_str()) {
+        if TESTS.contains(&shown.as_str()) {
             continue;
         }
         if root().join(&path).is_dir() {
@@ -69,7 +69,7 @@ pub(crate) fn sources_in(crate_folder: &str) -> Vec<String> {
 }
 
 fn is_table(path: &str) -> bool {
-    path.ends_with("/src/texts.rs") || path.ends_with("/realtime/texts.rs") || path.contains("/src/texts/")
+    path.ends_with("/texts.rs") || path.contains("/src/texts/")
 }
 
 /// The tables, by their paths. `every_command_is_one` reads the commands in them.
@@ -168,6 +168,35 @@ fn every_error_of_a_crate_with_a_table_has_its_sentence_there() {
         "put these sentences into src/texts.rs of their crates:\n{}",
         elsewhere.join("\n")
     );
+}
+
+/// A sentence with a remedy: an error of anyhow with a semicolon, behind which an operator reads what to do or to type. Configurations
+/// have theirs beside their keys, in lists of problems.
+#[test]
+fn every_remedy_stands_in_a_table() {
+    let mut elsewhere = Vec::new();
+    for (path, text) in sources() {
+        if is_table(&path) || NO_SENTENCE.contains(&path.as_str()) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        for made in ["anyhow!(", "bail!(", "ensure!(", "context("] {
+            let errors = code.split(made).skip(1).map(arguments);
+            let errors = errors.filter(|it| has_remedy(it) && !it.contains("texts::"));
+            elsewhere.extend(errors.map(|it| format!("{path}: {it}")));
+        }
+    }
+    assert!(
+        elsewhere.is_empty(),
+        "put these sentences into src/texts.rs of their crates:\n{}",
+        elsewhere.join("\n")
+    );
+}
+
+/// True if one of the arguments is a text in which a semicolon parts two phrases.
+fn has_remedy(arguments: &str) -> bool {
+    let quoted = arguments.split('"').skip(1).step_by(2);
+    quoted.into_iter().any(|text| text.contains("; "))
 }
 
 /// The name of the function or constant that a line of a table defines.
