@@ -175,16 +175,14 @@ async fn index_of_pip() -> anyhow::Result<String> {
         .env("COLUMNS", "1000")
         .kill_on_drop(true);
     let output = tokio::time::timeout(Duration::from_secs(60), pip.output()).await;
-    let output = output
-        .context(texts::pip_is_silent())?
-        .with_context(|| texts::no_pip())?;
+    let output = output.context(texts::pip_is_silent())?.with_context(texts::no_pip)?;
     let text = String::from_utf8_lossy(&output.stdout);
     let line = text
         .lines()
         .find(|line| line.contains("--index-url") && line.contains("(default"));
     let line = line.or_else(|| text.lines().find(|line| line.contains("(default http")));
     let index = line.and_then(|line| line.split("(default ").nth(1)?.split(')').next());
-    index.map(str::to_owned).with_context(|| texts::pip_names_no_index())
+    index.map(str::to_owned).with_context(texts::pip_names_no_index)
 }
 
 fn verify(models: &[Model], dir: &Path, output: Output) -> ExitCode {

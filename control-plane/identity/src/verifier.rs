@@ -108,16 +108,16 @@ pub(crate) struct Callers {
 impl Callers {
     /// Believes the holder of every chain that `chains` finds genuine.
     pub(crate) fn genuine(chains: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
-        Self::new(chains, None)
+        Self::over(chains, None)
     }
 
     /// The same, and looks at the peer during the handshake, so that the caller hears why: afterwards there is only the end of the
     /// connection.
     pub(crate) fn of_stack(chains: Arc<dyn ClientCertVerifier>, zone: String) -> Arc<dyn ClientCertVerifier> {
-        Self::new(chains, Some(zone))
+        Self::over(chains, Some(zone))
     }
 
-    fn new(chains: Arc<dyn ClientCertVerifier>, zone_of_stack: Option<String>) -> Arc<dyn ClientCertVerifier> {
+    fn over(chains: Arc<dyn ClientCertVerifier>, zone_of_stack: Option<String>) -> Arc<dyn ClientCertVerifier> {
         Arc::new(Self {
             chains,
             zone_of_stack,

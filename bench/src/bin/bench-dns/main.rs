@@ -83,10 +83,10 @@ fn arguments(words: &[String]) -> anyhow::Result<Arguments> {
     for pair in words.chunks(2) {
         match pair {
             [key, value] if key == "--runs" => {
-                read.runs = value.parse().with_context(|| texts::not_a_number("--runs"))?
+                read.runs = value.parse().with_context(|| texts::not_a_number("--runs"))?;
             }
             [key, value] if key == "--seconds" => {
-                read.seconds = value.parse().with_context(|| texts::not_a_number("--seconds"))?
+                read.seconds = value.parse().with_context(|| texts::not_a_number("--seconds"))?;
             }
             _ => return Err(texts::usage("bench-dns", "[--runs N] [--seconds N]")),
         }
