@@ -448,7 +448,7 @@ impl Attempts<'_> {
         let first = (first.freeze(), gathered.memory);
         if let Some(client) = client {
             match self.chooser.edge.admission.upload(client) {
-                Ok(slot) => ctx.upload = Some(slot),
+                Ok(slot) => ctx.admission.upload = Some(slot),
                 Err(refusal) => {
                     self.chooser.edge.refused(refusal.as_str(), &ctx.stamp.id);
                     return device.refuse(self.chooser, ctx, &refusal.answer()).await;
@@ -483,7 +483,7 @@ impl Attempts<'_> {
             ctx.choice.in_flight = Some(in_flight);
             let edge = &self.chooser.edge;
             let sent = send(edge, device, ctx, &mut region, first, (is_chunked, asking.to_head)).await?;
-            ctx.upload = None;
+            ctx.admission.upload = None;
             match sent {
                 Sent::Answered(response, read) => {
                     self.chooser

@@ -26,7 +26,7 @@ use crate::{
     http1::request::{USER, query},
     http1::{Body, Peer, Response, headers, headers::Provenance},
     request::choice::Choice,
-    request::ctx::{Ctx, Proxied},
+    request::ctx::{Ctx, Proxied, RequestAdmission},
     request::exchange::{At, Failure},
     request::limits::{InFlight, Requests},
     request::pool::ConnectionPool,
@@ -216,14 +216,19 @@ impl Chooser {
             Route::Upstream | Route::Preflight | Route::Realtime | Route::Nothing => true,
             _ => false,
         };
-        let Some(access) = self.edge.access.as_ref().filter(|_| !is_free && ctx.admitted.is_none()) else {
+        let Some(access) = self
+            .edge
+            .access
+            .as_ref()
+            .filter(|_| !is_free && ctx.admission.device.is_none())
+        else {
             return Ok(());
         };
         let shown = credential(header("authorization"), std::iter::empty());
         let now = daemon::clock::now();
         let admitted = access.admit(shown, now)?;
         admitted.usage.begin(now)?;
-        ctx.admitted = Some(admitted);
+        ctx.admission.device = Some(admitted);
         Ok(())
     }
 
@@ -233,7 +238,7 @@ impl Chooser {
             device,
             edge: &self.edge.id,
             id: &ctx.stamp.id,
-            tenant: ctx.admitted.as_ref().map(|admitted| &*admitted.device.tenant),
+            tenant: ctx.admission.device.as_ref().map(|admitted| &*admitted.device.tenant),
             keeps_credentials: self.edge.access.is_some(),
         }
     }
@@ -249,10 +254,7 @@ impl Chooser {
             body_bytes: 0,
             is_last: false,
             is_counted: false,
-            admitted: None,
-            refused: None,
-            slot: None,
-            upload: None,
+            admission: RequestAdmission::default(),
             choice: Choice::new(self.edge.table(), self.edge.config.limits.regions_tried_max),
             proxied: Proxied::new(self.edge.config.pace()),
         }

@@ -18,8 +18,8 @@ use crate::{
     stamp::Stamp,
 };
 
-/// One request: its head, its admission and its body. The choice of a stack for it is a value of its own, and so is the state
-/// of a request that pingora proxies.
+/// One request: its head and its body. Its admission is a value of its own, and so are the choice of a stack for it and the state of
+/// a request that pingora proxies.
 pub struct Ctx {
     pub(crate) _busy: Busy,
     /// The headers that the edge writes on its answer, and its name in logs.
@@ -33,16 +33,22 @@ pub struct Ctx {
     pub(crate) is_last: bool,
     /// Its end was logged and counted.
     pub(crate) is_counted: bool,
+    pub(crate) admission: RequestAdmission,
+    pub(crate) choice: Choice,
+    pub(crate) proxied: Proxied,
+}
+
+/// The leave of a request to be served, and the places that it holds until its end.
+#[derive(Default)]
+pub(crate) struct RequestAdmission {
     /// The device that the edge recognised, and the counts of its tenant.
-    pub(crate) admitted: Option<Admitted>,
+    pub(crate) device: Option<Admitted>,
     /// The refusal of a request that is not let in, if the edge knows it before pingora gets the request.
     pub(crate) refused: Option<Refused>,
     /// Its slot among the requests of its client, once it was let in.
     pub(crate) slot: Option<ClientSlot>,
     /// Its slot among the long bodies of its client, while the edge passes the body on as it comes.
     pub(crate) upload: Option<ClientSlot>,
-    pub(crate) choice: Choice,
-    pub(crate) proxied: Proxied,
 }
 
 /// The state of a request that pingora proxies, from one attempt to the next.
@@ -66,7 +72,7 @@ impl Ctx {
     /// Counts a part of its body, for its tenant too.
     pub(crate) fn took(&mut self, bytes: usize) {
         self.body_bytes += bytes as u64;
-        if let Some(admitted) = &self.admitted {
+        if let Some(admitted) = &self.admission.device {
             admitted.usage.sent(bytes as u64, daemon::clock::now());
         }
     }

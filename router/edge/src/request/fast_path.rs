@@ -107,7 +107,7 @@ impl FastPath {
             // Over a limit: pingora asks again, and formats the 429 in a way that keeps the connection.
             return Forwarded::ForPingora(head, ctx);
         };
-        ctx.slot = Some(slot);
+        ctx.admission.slot = Some(slot);
         self.chooser.requests.count_request(daemon::clock::now());
         let mut asked = match kind {
             Kind::Small(asked) => asked,
@@ -254,7 +254,7 @@ impl FastPath {
                 .chooser
                 .recognise(&mut ctx, request.method, |name| request.header(name))
             {
-                ctx.refused = Some(refused);
+                ctx.admission.refused = Some(refused);
                 return (ctx, Ok(None));
             }
         }

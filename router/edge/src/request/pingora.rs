@@ -98,7 +98,7 @@ impl Pingora {
             request.remove_header(&http::header::AUTHORIZATION);
             request.remove_header(&http::header::SEC_WEBSOCKET_PROTOCOL);
         }
-        if let Some(admitted) = &ctx.admitted {
+        if let Some(admitted) = &ctx.admission.device {
             request.insert_header(wire::TENANT_HEADER, &*admitted.device.tenant)?;
         }
         if let Some(device) = peer_of(session) {
@@ -198,7 +198,7 @@ impl ProxyHttp for Pingora {
         let length = body.as_ref().map_or(0, Bytes::len);
         ctx.took(length);
         if end_of_stream {
-            ctx.upload = None;
+            ctx.admission.upload = None;
         }
         if let Some(clock) = &ctx.proxied.clock {
             let waited = clock.waited_for_device();

@@ -36,15 +36,15 @@ pub(super) fn admit(
     session: &Session,
     ctx: &mut Ctx,
 ) -> std::result::Result<(), (&'static str, Answer)> {
-    if ctx.slot.is_none()
+    if ctx.admission.slot.is_none()
         && let Some(device) = peer_of(session)
     {
         let admitted = chooser.edge.admission.request(device.ip());
-        ctx.slot = Some(admitted.map_err(|refusal| (refusal.as_str(), refusal.answer()))?);
+        ctx.admission.slot = Some(admitted.map_err(|refusal| (refusal.as_str(), refusal.answer()))?);
         chooser.requests.count_request(daemon::clock::now());
     }
     let request = session.req_header();
-    let recognised = match ctx.refused.take() {
+    let recognised = match ctx.admission.refused.take() {
         Some(refused) => Err(refused),
         None => chooser.recognise(ctx, request.method.as_str(), |name| {
             request.headers.get(name)?.to_str().ok()
@@ -98,7 +98,7 @@ pub(super) async fn hold_body(chooser: &Chooser, session: &mut Session, ctx: &mu
         && let Some(device) = peer_of(session)
     {
         match edge.admission.upload(device.ip()) {
-            Ok(slot) => ctx.upload = Some(slot),
+            Ok(slot) => ctx.admission.upload = Some(slot),
             Err(refusal) => {
                 edge.refused(refusal.as_str(), &ctx.stamp.id);
                 return Ok(Some(refusal.answer()));
