@@ -12,7 +12,7 @@ use tokio_rustls::{
     server,
 };
 
-use crate::{Connection, Denied, Identity, PeerId, Role, shown::Shown, texts, verifier::BadPeer};
+use crate::{Connection, Denied, Identity, PeerId, shown::Shown, texts, tls_socket::TlsSocket, verifier::BadPeer};
 
 /// No connection to the process at the other end.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +48,25 @@ impl Identity {
         self.accepted(TlsAcceptor::from(config).accept(tcp)).await
     }
 
-    /// The same, after the first words of the peer were read.
+    /// Accepts an edge, or another prober, at a stack.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::accept`].
+    pub(crate) async fn accept_at_stack(
+        &self,
+        tcp: TcpStream,
+    ) -> Result<(TlsSocket, Arc<Shown>), (std::io::Error, Option<TcpStream>)> {
+        let config = self.state().server.clone();
+        let tls = TlsSocket::accept(config, tcp).await;
+        let tls = tls.map_err(|(error, tcp)| (error, Some(tcp)))?;
+        // The handshake verified the chain, or an earlier one did whose session is resumed.
+        let shown = self.resumed(tls.peer_certificates());
+        let shown = shown.map_err(|error| (std::io::Error::other(error), None))?;
+        Ok((tls, shown))
+    }
+
+    /// Accepts a peer whose first words were read.
     pub(crate) async fn accept_begun(
         &self,
         begun: StartHandshake<TcpStream>,
@@ -64,11 +82,7 @@ impl Identity {
         let accepting = accepting.into_fallible();
         let stream = accepting.await.map_err(|(error, tcp)| (error, Some(tcp)))?;
         let chain = stream.get_ref().1.peer_certificates();
-        let shown = match self.own().id.role {
-            // The handshake verified the chain, or an earlier one did whose session is resumed.
-            Role::Stack { .. } => self.resumed(chain),
-            _ => self.verified(chain.unwrap_or_default()),
-        };
+        let shown = self.verified(chain.unwrap_or_default());
         let shown = shown.map_err(|error| (std::io::Error::other(error), None))?;
         Ok((stream, shown))
     }

@@ -34,6 +34,7 @@ mod socket;
 mod state;
 mod texts;
 mod tickets;
+mod tls_socket;
 mod verifier;
 
 pub use authorise::{Call, Denied, authorise};

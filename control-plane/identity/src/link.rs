@@ -14,22 +14,21 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     time::sleep,
 };
-use tokio_rustls::{
-    TlsConnector, TlsStream,
-    rustls::{self, AlertDescription, CertificateError, pki_types::ServerName},
-};
+use tokio_rustls::rustls::{self, AlertDescription, CertificateError, pki_types::ServerName};
+use tokio_util::either::Either;
 use topology::RegionId;
 
 use crate::{
     Call, Denied, Identity, Peer, Speaks, authorise,
     protocol::HTTP2,
     shown::Shown,
-    socket::{Plain, Socket, Tls},
+    socket::{Plain, Tls},
     texts,
+    tls_socket::TlsSocket,
 };
 
 /// The clock is looked at this often: it may be set, and a machine may sleep.
@@ -107,7 +106,7 @@ fn is_refusal(alert: AlertDescription) -> bool {
 /// A connection between an edge, or another prober, and a stack.
 #[derive(Debug)]
 pub struct Link {
-    io: Socket,
+    io: Either<TcpStream, Box<TlsSocket>>,
     // In boxes: thousands of sessions keep one for hours.
     proof: Option<Box<PeerProof>>,
     trust_error: Option<Box<TrustError>>,
@@ -170,12 +169,11 @@ impl Identity {
     ) -> io::Result<Link> {
         let seen = self.generation();
         let config = self.state().client_for(region).map_err(io::Error::other)?;
-        let connector = TlsConnector::from(config);
         // It is not sent. Sessions are kept under it.
         let name = ServerName::IpAddress(stack.ip().into());
-        let connecting = connector.with_alpn(vec![speaks.alpn().to_vec()]).connect(name, tcp);
+        let connecting = TlsSocket::connect(config, name, vec![speaks.alpn().to_vec()], tcp);
         let mut tls = connecting.await.map_err(|error| doubted(error, false))?;
-        let shown = self.resumed(tls.get_ref().1.peer_certificates()).map_err(unproven)?;
+        let shown = self.resumed(tls.peer_certificates()).map_err(unproven)?;
         // Again, for a session that was resumed.
         let serves = Call::Serve {
             region: region.as_str(),
@@ -184,12 +182,12 @@ impl Identity {
         if speaks == Speaks::Http2 {
             // The stack speaks first. Its words say that it has accepted this process: in TLS 1.3 a client is done before the
             // server has looked at its certificate (RFC 8446 §4.4.2.4).
-            let first = tls.fill_buf().await.map_err(|error| doubted(error, true))?;
+            let first = tls.peek().await.map_err(|error| doubted(error, true))?;
             if first.is_empty() {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
         }
-        Ok(Link::known(self, tls.into(), shown, seen))
+        Ok(Link::known(self, Box::new(tls), shown, seen))
     }
 }
 
@@ -214,9 +212,9 @@ impl Link {
         }
     }
 
-    pub(crate) fn known(identity: &Arc<Identity>, tls: TlsStream<TcpStream>, shown: Arc<Shown>, seen: u64) -> Self {
+    pub(crate) fn known(identity: &Arc<Identity>, tls: Box<TlsSocket>, shown: Arc<Shown>, seen: u64) -> Self {
         Self {
-            io: Tls(Box::new(tls)),
+            io: Tls(tls),
             proof: Some(Box::new(PeerProof {
                 identity: identity.clone(),
                 shown,
@@ -246,7 +244,7 @@ impl Link {
     pub fn is_resumed(&self) -> bool {
         match &self.io {
             Plain(_) => false,
-            Tls(tls) => tls.get_ref().1.handshake_kind() == Some(rustls::HandshakeKind::Resumed),
+            Tls(tls) => tls.is_resumed(),
         }
     }
 
@@ -294,16 +292,16 @@ impl Link {
                 let mut first = [0; 2];
                 matches!(tcp.peek(&mut first).await, Ok(2)) && &first == b"PR"
             }
-            Tls(tls) => match tls.get_ref().1.alpn_protocol() {
+            Tls(tls) => match tls.alpn() {
                 Some(agreed) => agreed == HTTP2,
-                None => tls.fill_buf().await.is_ok_and(|first| first.starts_with(b"PR")),
+                None => tls.peek().await.is_ok_and(|first| first.starts_with(b"PR")),
             },
         }
     }
 
     /// True at the end that was called: at a stack.
     fn is_called(&self) -> bool {
-        matches!(&self.io, Tls(tls) if matches!(**tls, TlsStream::Server(_)))
+        matches!(&self.io, Tls(tls) if tls.is_server())
     }
 
     /// Fails once the root of the peer is no longer trusted: at an edge at once, because the session goes on at another stack; at a

@@ -21,7 +21,7 @@ use tokio_rustls::{LazyConfigAcceptor, TlsStream, rustls, server};
 use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 
-use crate::{Connection, Identity, Link, handshake, join, refusal, shown::Shown, texts};
+use crate::{Connection, Identity, Link, Role, handshake, join, refusal, shown::Shown, texts, tls_socket::TlsSocket};
 
 /// First byte of a TLS connection: a record that carries a handshake (RFC 8446 §5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -207,6 +207,8 @@ struct Joining {
 enum Admitted {
     Plain(TcpStream),
     Proven(Box<TlsStream<TcpStream>>, Arc<Shown>, Arc<Identity>),
+    /// The caller of a stack.
+    ToStack(Box<TlsSocket>, Arc<Shown>, Arc<Identity>),
     /// A process without a certificate, with its place.
     Joining(Box<TlsStream<TcpStream>>, Place),
 }
@@ -237,9 +239,9 @@ impl Acceptor {
         let admitted = self.admit(tcp, source).await?;
         Some(match admitted {
             Admitted::Plain(tcp) => Link::plain(tcp),
-            Admitted::Proven(tls, shown, identity) => Link::known(&identity, *tls, shown, seen),
-            // Nobody joins at a stack.
-            Admitted::Joining(..) => return None,
+            Admitted::ToStack(tls, shown, identity) => Link::known(&identity, tls, shown, seen),
+            // The identity is not that of a stack, whose callers are let in in another way.
+            Admitted::Proven(..) | Admitted::Joining(..) => return None,
         })
     }
 
@@ -258,6 +260,8 @@ impl Acceptor {
                                 let count = acceptor.count.clone();
                                 Connection::watched(identity, *tls, shown, source, move || count(Event::Ended))
                             }
+                            // A stack takes its callers by `admit_to_stack`.
+                            Some(Admitted::ToStack(..)) => return,
                             Some(Admitted::Joining(tls, place)) => {
                                 let connection = Connection::joining(*tls, source, Box::new(place));
                                 if let Some(joining) = &acceptor.joining {
@@ -296,7 +300,7 @@ impl Acceptor {
             match tcp.peek(&mut first).await {
                 Ok(1..) if first[0] == HANDSHAKE_RECORD => match self.shake_hands(identity, tcp, source).await {
                     Ok(Some(admitted)) => {
-                        if matches!(admitted, Admitted::Proven(..)) {
+                        if matches!(admitted, Admitted::Proven(..) | Admitted::ToStack(..)) {
                             (self.count)(Event::Proven);
                         }
                         return Some(admitted);
@@ -336,6 +340,10 @@ impl Acceptor {
         let proven = |(tls, shown): (server::TlsStream<TcpStream>, Arc<Shown>)| {
             Some(Admitted::Proven(Box::new(tls.into()), shown, identity.clone()))
         };
+        if matches!(identity.own().id.role, Role::Stack { .. }) {
+            let (tls, shown) = identity.accept_at_stack(tcp).await?;
+            return Ok(Some(Admitted::ToStack(Box::new(tls), shown, identity.clone())));
+        }
         let Some(joining) = &self.joining else {
             return identity.accept(tcp).await.map(proven);
         };

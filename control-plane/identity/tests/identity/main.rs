@@ -5,3 +5,4 @@ mod files;
 mod listener;
 mod stacks;
 mod support;
+mod tls;
