@@ -1,12 +1,13 @@
 """Asks a name server of voice.meridian.test what resolvers and testers of protocols ask, and checks each reply.
 
-Usage: probe.py IP PORT. The test dns/server/tests/probes.rs runs it.
+Usage: probe.py IP PORT [--signed]. The test dns/server/tests/probes.rs runs it.
 """
 
 import socket
 import struct
 import sys
 
+import dns.dnssec
 import dns.edns
 import dns.flags
 import dns.message
@@ -18,6 +19,7 @@ import dns.rdataclass
 import dns.rdatatype
 
 IP, PORT = sys.argv[1], int(sys.argv[2])
+SIGNED = "--signed" in sys.argv
 ZONE = "voice.meridian.test."
 TIMEOUT = 5
 passed = 0
@@ -197,6 +199,90 @@ def streams():
         check("a question in single bytes", reply[:2] == wires[0][:2], reply)
 
 
-for probe in (answers, letters, edns, subnets, cookies, odd_messages, streams):
+COMPACT_OK = 0x4000
+NXNAME = 128
+
+
+def signed():
+    zone = dns.name.from_text(ZONE)
+
+    def ask_signed(name, kind, flags=dns.flags.DO, tcp=True, **rest):
+        query = dns.message.make_query(name, kind, use_edns=0, want_dnssec=True, **rest)
+        query.ednsflags |= flags
+        send = dns.query.tcp if tcp else dns.query.udp
+        return send(query, IP, port=PORT, timeout=TIMEOUT)
+
+    reply = ask_signed(ZONE, "DNSKEY")
+    keys = reply.find_rrset(reply.answer, zone, dns.rdataclass.IN, dns.rdatatype.DNSKEY)
+    check("each key signs the keys", len(reply.answer) == 2 and len(reply.answer[1]) == len(keys) == 2, reply)
+
+    def validated(reply, what):
+        check(f"{what}: no AD from an authority", not reply.flags & dns.flags.AD, reply)
+        sets = [it for it in reply.answer + reply.authority + reply.additional if it.rdtype != dns.rdatatype.RRSIG]
+        for rrset in sets:
+            section = next(it for it in (reply.answer, reply.authority, reply.additional) if rrset in it)
+            rrsig = reply.find_rrset(section, rrset.name, dns.rdataclass.IN, dns.rdatatype.RRSIG, rrset.rdtype)
+            check(f"{what}: RFC 4035: a signature has the TTL of its set", rrsig.ttl == rrset.ttl, reply)
+            check(f"{what}: no TTL above the signed one", all(rrset.ttl <= it.original_ttl for it in rrsig), reply)
+            dns.dnssec.validate(rrset, rrsig, {zone: keys})
+            check(f"{what}: {rrset.name} {rrset.rdtype} validates", True)
+
+    for name, kind in ((ZONE, "A"), (ZONE, "HTTPS"), (ZONE, "NS"), (ZONE, "ANY"), ("ns1." + ZONE, "A"), ("*.lab." + ZONE, "A")):
+        validated(ask_signed(name, kind), f"{name} {kind}")
+    reply = ask_signed(ZONE, "NS")
+    check("addresses of name servers are signed", [it.rdtype for it in reply.additional] == [1, 46], reply)
+
+    def denied(name, kind, types, flags=dns.flags.DO):
+        reply = ask_signed(name, kind, flags)
+        validated(reply, f"{name} {kind}")
+        nsec = next(it for it in reply.authority if it.rdtype == dns.rdatatype.NSEC)
+        check("RFC 9824: the denial has the name of the question", nsec.name == dns.name.from_text(name), reply)
+        check("the next name is the one directly behind it", nsec[0].next.labels[0] == b"\0" and nsec[0].next.parent() == nsec.name, reply)
+        seen = {block * 256 + at * 8 + bit for block, bits in nsec[0].windows for at, byte in enumerate(bits) for bit in range(8) if byte & 0x80 >> bit}
+        check(f"{name} has the types {types}", seen == {int(dns.rdatatype.from_text(it)) for it in types} | {46, 47}, seen)
+        check("RFC 9077: the denial lives as long as negative answers", nsec.ttl == soa_ttl(reply), reply)
+        return reply
+
+    apex = ["A", "NS", "SOA", "HTTPS", "SVCB", "CAA", "DNSKEY"]
+    check("NODATA is NOERROR", denied(ZONE, "MX", apex).rcode() == dns.rcode.NOERROR)
+    denied(ZONE, "DS", apex)
+    denied("edge-iad." + ZONE, "AAAA", ["A"])
+    denied("b.lab." + ZONE, "A", [])
+    denied("any.thing.lab." + ZONE, "TXT", ["A"])
+    nobody = "nobody." + ZONE
+    check("RFC 9824: a compact denial is NOERROR", denied(nobody, "A", ["TYPE128"]).rcode() == dns.rcode.NOERROR)
+    reply = denied(nobody, "A", ["TYPE128"], dns.flags.DO | COMPACT_OK)
+    check("RFC 9824: with CO it is NXDOMAIN", reply.rcode() == dns.rcode.NXDOMAIN and reply.ednsflags & COMPACT_OK, reply)
+    check("without DO it is NXDOMAIN without proof", ask(nobody, use_edns=0).rcode() == dns.rcode.NXDOMAIN)
+    check("without DO the flag CO does not come back", not ask(nobody, use_edns=0, ednsflags=COMPACT_OK).ednsflags & COMPACT_OK)
+    longest = ".".join(["x" * 62] * 3 + ["y" * (253 - 3 * 63 - len(ZONE))]) + "." + ZONE
+    check("the longest name", len(dns.name.from_text(longest).to_wire()) == 255)
+    reply = ask_signed(longest, "A")
+    validated(reply, "the longest name")
+    nsec = next(it for it in reply.authority if it.rdtype == dns.rdatatype.NSEC)
+    check("its denial covers nothing else of the zone", nsec[0].next > nsec.name and nsec[0].next.is_subdomain(zone), reply)
+    for flags in (dns.flags.DO, 0):
+        reply = ask_signed(ZONE, "TYPE128", flags)
+        check("RFC 9824: NXNAME is FORMERR and says why", reply.rcode() == dns.rcode.FORMERR and option(reply, 15).code == 30, reply)
+    reply = ask_signed("edge-iad." + ZONE, "NSEC")
+    check("NSEC is answered", reply.answer[0].rdtype == dns.rdatatype.NSEC and len(reply.answer) == 2, reply)
+    reply = ask_signed("edge-iad." + ZONE, "RRSIG")
+    check("RRSIG is short", len(reply.answer) == 1 and len(reply.answer[0]) == 1, reply)
+    query = dns.message.make_query(ZONE, "A", use_edns=0, want_dnssec=True)
+    query.flags |= dns.flags.CD | dns.flags.AD
+    reply = dns.query.tcp(query, IP, port=PORT, timeout=TIMEOUT)
+    check("CD comes back, AD does not", reply.flags & dns.flags.CD and not reply.flags & dns.flags.AD, reply)
+    reply = ask_signed(nobody, "A", tcp=False)
+    check("without a cookie a long denial is cut", reply.flags & dns.flags.TC and not reply.authority and reply.edns == 0, reply)
+    given = option(ask(use_edns=0, options=[dns.edns.GenericOption(10, b"12345678")]), 10)
+    cookie = dns.edns.GenericOption(10, given.client + given.server)
+    reply = ask_signed(nobody, "A", tcp=False, options=[cookie])
+    check("with a good one it is not", not reply.flags & dns.flags.TC, reply)
+    validated(reply, "a denial over UDP")
+    reply = ask_signed("many." + ZONE, "AAAA", tcp=False, payload=512, options=[cookie])
+    check("what is longer than the client's limit is cut", reply.flags & dns.flags.TC and not reply.answer, reply)
+
+
+for probe in (answers, letters, edns, subnets, cookies, odd_messages, streams) + ((signed,) if SIGNED else ()):
     probe()
 print(f"{passed} probes passed")

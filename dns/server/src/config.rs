@@ -9,7 +9,9 @@ use topology::{EdgeId, NodeId};
 
 use crate::{
     networks::{self, Network},
+    reply::AMPLIFICATION,
     serve::RateLimit,
+    signer::KEYS_MAX,
     texts,
 };
 
@@ -52,6 +54,9 @@ pub struct Config {
     /// makes a new one.
     #[serde(default)]
     pub cookie_secret: Option<String>,
+    /// The keys of the zone. Without them it is not signed.
+    #[serde(default)]
+    pub dnssec: Option<Dnssec>,
     /// The limit on replies over UDP.
     #[serde(default)]
     pub rate_limit: RateLimit,
@@ -60,8 +65,18 @@ pub struct Config {
     pub network: Vec<Network>,
 }
 
+/// The keys with which answers are signed.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dnssec {
+    /// Files, each with one key, the one that signs first.
+    pub keys: Vec<PathBuf>,
+}
+
 /// Longest step of an edge that returns, in seconds: an hour and a half until it has all its clients.
 const RETURN_STEP_MAX_S: u64 = 1200;
+/// Most times that a reply over UDP may be as long as its question: a signed denial and the signatures of two keys fit.
+const AMPLIFICATION_MAX: usize = 10;
 /// Largest slip. With more, honest clients would hardly ever learn to use TCP.
 const SLIP_MAX: u32 = 10;
 
@@ -140,6 +155,14 @@ impl Rules for Config {
         if self.rate_limit.slip > SLIP_MAX {
             problems.add("rate_limit.slip", texts::bad_slip());
         }
+        if !(AMPLIFICATION..=AMPLIFICATION_MAX).contains(&self.rate_limit.amplification) {
+            problems.add("rate_limit.amplification", texts::bad_amplification());
+        }
+        if let Some(dnssec) = &self.dnssec
+            && !(1..=KEYS_MAX).contains(&dnssec.keys.len())
+        {
+            problems.add("dnssec.keys", texts::bad_keys(KEYS_MAX));
+        }
         if let Err(found) = networks::read(&self.network) {
             problems.extend(found);
         }
@@ -151,6 +174,7 @@ impl Rules for Config {
         identity
             .chain([&mut self.state_dir])
             .chain(&mut self.geoip_database)
+            .chain(self.dnssec.iter_mut().flat_map(|dnssec| &mut dnssec.keys))
             .collect()
     }
 }
@@ -173,7 +197,8 @@ mod tests {
     fn all_problems_are_reported_together() {
         let text = "node = \"dns-1\"\nlisten = []\nadmin_listen = \"127.0.0.1:0\"\nstate_dir = \"state\"\n\
                     control_planes = [\"127.0.0.1:7100\"]\ncookie_secret = \"abc\"\nreturn_step_s = 9999\n\
-                    all_out = \"static\"\n[rate_limit]\nper_s = 5\nslip = 11\n\
+                    all_out = \"static\"\n[rate_limit]\nper_s = 5\nslip = 11\namplification = 2\n\
+                    [dnssec]\nkeys = []\n\
                     [[network]]\nprefix = \"10.0.0.0/40\"\nlatitude = 0.0\nlongitude = 0.0\n\
                     [[network]]\nprefix = \"::/0\"\nlatitude = 91.0\nlongitude = 0.0\n";
         let error = daemon::config::read::<Config>("dns.toml", text)
@@ -186,6 +211,8 @@ mod tests {
             "return_step_s: 9999 is out of range; write 0 to 1200 seconds",
             "all_out: all_out = \"static\" names the edges of all_out_edges, and there are none",
             "rate_limit.slip: write 0 to 10",
+            "rate_limit.amplification: write 3 to 10",
+            "dnssec.keys: write 1 to 2 files",
             "network[0].prefix: \"10.0.0.0/40\" is longer than an address; write a length of at most 32",
             "network[1].latitude: 91 is out of range; write degrees from -90 to 90",
         ] {

@@ -24,6 +24,9 @@ use crate::{
     wire::{Query, Tsig, option},
 };
 
+/// The flag of EDNS for compact denials (RFC 9824 §5.1).
+const COMPACT_OK: u16 = 0x4000;
+
 /// The contents of a reply. [`Draft::write`] copies the repeated parts from the query.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
@@ -33,6 +36,8 @@ pub(crate) struct Draft {
     /// Written under the name in the question, also for a record of another owner.
     pub(crate) answers: Vec<Record>,
     pub(crate) authorities: Vec<Record>,
+    /// Denials for the authority section, written under the name in the question.
+    pub(crate) denials: Vec<Record>,
     pub(crate) additionals: Vec<Record>,
     pub(crate) edns: Option<ReplyEdns>,
     /// Whether to report that the key of the query's TSIG record is unknown (RFC 8945 §5.2.1).
@@ -44,6 +49,8 @@ pub(crate) struct Draft {
 pub(crate) struct ReplyEdns {
     pub(crate) payload: u16,
     pub(crate) dnssec_ok: bool,
+    /// As in [`crate::wire::Edns`], if this server knows them too.
+    pub(crate) compact_ok: bool,
     pub(crate) nsid: Option<Arc<[u8]>>,
     pub(crate) cookie: Option<cookie::Given>,
     /// The network of the query, and the length of the network for which the answer holds.
@@ -60,10 +67,19 @@ impl Draft {
             is_truncated: false,
             answers: Vec::new(),
             authorities: Vec::new(),
+            denials: Vec::new(),
             additionals: Vec::new(),
             edns,
             is_bad_key: false,
         }
+    }
+
+    /// Leaves out all records.
+    pub(crate) fn clear(&mut self) {
+        self.answers.clear();
+        self.authorities.clear();
+        self.denials.clear();
+        self.additionals.clear();
     }
 
     /// Adds an extended error, if the client has EDNS.
@@ -89,11 +105,17 @@ impl Draft {
                     .answers
                     .push(rr::Record::from_rdata(name.clone(), record.ttl_s, data(record)?));
             }
+            for record in &self.denials {
+                message
+                    .authorities
+                    .push(rr::Record::from_rdata(name.clone(), record.ttl_s, data(record)?));
+            }
             let mut asked = op::Query::query(name, RecordType::from(question.kind.0));
             asked.set_query_class(DNSClass::from(question.class));
             message.add_query(asked);
         }
-        message.authorities = self.authorities.iter().map(record).collect::<Result<_, _>>()?;
+        let authorities = self.authorities.iter().map(record).collect::<Result<Vec<_>, _>>()?;
+        message.authorities.splice(0..0, authorities);
         message.additionals = self.additionals.iter().map(record).collect::<Result<_, _>>()?;
         if let Some(edns) = &self.edns {
             message.set_edns(edns.write());
@@ -115,6 +137,9 @@ impl ReplyEdns {
         edns.set_max_payload(self.payload)
             .set_version(0)
             .set_dnssec_ok(self.dnssec_ok);
+        if self.compact_ok {
+            edns.flags_mut().z |= COMPACT_OK;
+        }
         // An id has at most 63 bytes, so it always fits.
         if let Some(node) = self.nsid.as_deref().and_then(|node| NSIDPayload::new(node).ok()) {
             edns.options_mut().insert(EdnsOption::NSID(node));
@@ -171,6 +196,10 @@ fn data(record: &Record) -> Result<RData, ProtoError> {
                 rdata: NULL::with(contents),
             }
         }
+        RecordData::Opaque(kind, contents) => RData::Unknown {
+            code: RecordType::from(kind.0),
+            rdata: NULL::with(contents.to_vec()),
+        },
         RecordData::Https(it) => RData::HTTPS(HTTPS(binding(it)?)),
         RecordData::Svcb(it) => RData::SVCB(binding(it)?),
     })

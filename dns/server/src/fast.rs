@@ -12,7 +12,7 @@ use crate::{
     cookie::{self, Given, Secret},
     ecs::{self, Ecs},
     metrics::{QueryType, Rcode},
-    reply::{OPT_BYTES, UDP_BYTES_MAX, datagram_bytes_max},
+    reply::{OPT_BYTES, Terms, UDP_BYTES_MAX, datagram_bytes_max},
     wire::{HEADER_BYTES, class, option},
 };
 
@@ -61,7 +61,7 @@ struct Opt {
 #[inline]
 pub(crate) fn reply(
     answers: &Answers,
-    secret: &Secret,
+    terms: &Terms,
     message: &[u8],
     from: IpAddr,
     now_s: u32,
@@ -83,12 +83,18 @@ pub(crate) fn reply(
     let question_end = name_end + 4;
     let opt = match (&message[question_end..], header[11]) {
         ([], 0) => None,
-        (record, 1) => Some(read_opt(record, secret, from, now_s).ok_or(Unusual)?),
+        (record, 1) => Some(read_opt(record, &terms.secret, from, now_s).ok_or(Unusual)?),
         _ => return Err(Unusual),
     };
 
+    // Signatures, and the types that only the signer has, come by the long way.
+    let is_signers = opt.is_some_and(|opt| opt.dnssec_ok) || matches!(kind, Type::RRSIG | Type::NSEC | Type::DNSKEY);
+    if terms.is_signed && is_signers {
+        return Err(Unusual);
+    }
     let is_trusted = opt.and_then(|opt| opt.cookie).is_some_and(|given| given.is_good);
-    let bytes_max = datagram_bytes_max(opt.map(|opt| opt.payload), message.len(), is_trusted);
+    let times = if is_trusted { usize::MAX } else { terms.amplification };
+    let bytes_max = datagram_bytes_max(opt.map(|opt| opt.payload), message.len(), times);
     let opt_bytes = opt.map_or(0, |opt| opt_bytes(&opt));
     let room = bytes_max.checked_sub(question_end + opt_bytes).ok_or(Unusual)?;
     let client = Client {

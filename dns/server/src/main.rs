@@ -9,7 +9,7 @@ use std::{
 use anyhow::Context as _;
 use api::v1::NodeKind;
 use daemon::{Process, Tasks, admin};
-use dns::{Config, Metrics, Responder, geo, measure, networks, pages, serve, texts};
+use dns::{Config, Metrics, Responder, Signer, geo, measure, networks, pages, serve, signer, texts};
 use node::{Follower, LastGood};
 use prometheus_client::registry::Registry;
 use steering::{Geography, Steering};
@@ -38,6 +38,14 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
         identity.must_be(&identity::Role::Dns(config.node.to_string()))?;
     }
     registry.register_collector(Box::new(identity::Expiry(identity.clone())));
+    let signer = match &config.dnssec {
+        None => None,
+        Some(dnssec) => {
+            let signer = Signer::read(&dnssec.keys, metrics.clone())?;
+            tracing::info!(tags = ?signer.tags(), "signs the zone");
+            Some(Arc::new(signer))
+        }
+    };
     let ready = admin::Readiness::default();
     ready.set("plan", false);
     let pages = Arc::new(pages::Pages {
@@ -84,7 +92,7 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
             // The task that follows plans stops at the same moment. The end of its channel is then no failure.
             biased;
             () = stop.cancelled() => Ok(()),
-            result = answer(process, config, snapshots, metrics, ready, (admin, pages), stop.clone()) => result,
+            result = answer(process, config, snapshots, metrics, ready, (admin, pages), signer, stop.clone()) => result,
         }
     });
     tasks.run(GRACE).await
@@ -98,6 +106,7 @@ async fn answer(
     metrics: Metrics,
     ready: admin::Readiness,
     (admin, pages): (std::net::SocketAddr, Arc<pages::Pages>),
+    signer: Option<Arc<Signer>>,
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!("{}", texts::WAITS_FOR_PLAN);
@@ -110,7 +119,11 @@ async fn answer(
     let mut steering = Steering::new(pages.geography.clone(), pages.settings.clone());
     let answers = tokio::task::block_in_place(|| steering.compile(&first, daemon::clock::now()));
     let secret = config.cookie_secret().unwrap_or_else(rand::random);
-    let responder = Arc::new(Responder::new(answers, &config.node, secret));
+    let mut responder = Responder::new(answers, &config.node, secret).amplifying(config.rate_limit.amplification);
+    if let Some(signer) = &signer {
+        responder = responder.signed_by(signer.clone());
+    }
+    let responder = Arc::new(responder);
     // Set once, here.
     let _ = pages.responder.set(responder.clone());
 
@@ -130,6 +143,9 @@ async fn answer(
     let (measured, measurements) = watch::channel(measure::Measured::new());
     if config.measure_edges {
         serving.spawn(measure::keep_measuring(snapshots.clone(), measured));
+    }
+    if let Some(signer) = signer {
+        serving.spawn(signer::keep_signed(signer, responder.clone()));
     }
     serving.spawn(serve::keep_current(
         responder,

@@ -31,6 +31,10 @@ pub const COMPILE_TIME: &str = "meridian_dns_compile_seconds";
 pub const TCP_CONNECTIONS: &str = "meridian_dns_tcp_connections";
 /// TCP connections that were closed because another client needed the slot.
 pub const TCP_EVICTED: &str = "meridian_dns_tcp_evicted";
+/// Signatures that were made, ahead of questions and for them.
+pub const SIGNATURES: &str = "meridian_dns_signatures";
+/// Signatures in memory.
+pub const SIGNATURES_KEPT: &str = "meridian_dns_signatures_kept";
 /// Generation of the plan behind the answers.
 pub const PLAN_GENERATION: &str = "meridian_dns_plan_generation";
 /// Time at which that plan was decided, in seconds since the epoch. Its age is the current time minus this.
@@ -134,6 +138,10 @@ pub struct Metrics {
     pub tcp_connections: Gauge,
     /// [`TCP_EVICTED`].
     pub tcp_evicted: Counter,
+    /// [`SIGNATURES`].
+    pub signatures: Counter,
+    /// [`SIGNATURES_KEPT`].
+    pub signatures_kept: Gauge,
     /// [`PLAN_GENERATION`].
     pub plan_generation: Gauge,
     /// [`PLAN_CREATED`].
@@ -179,6 +187,8 @@ impl Metrics {
             "TCP connections closed because another client needed the slot",
             self.tcp_evicted.clone(),
         );
+        registry.register(SIGNATURES, "Signatures made", self.signatures.clone());
+        registry.register(SIGNATURES_KEPT, "Signatures in memory", self.signatures_kept.clone());
         registry.register(
             PLAN_GENERATION,
             "Generation of the plan behind the answers",

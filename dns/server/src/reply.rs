@@ -7,7 +7,8 @@ use std::{net::IpAddr, sync::Arc};
 
 use arc_swap::{ArcSwap, Guard};
 use hickory_proto::op::ResponseCode;
-use steering::{Answers, Client, Lookup, NoSuchZone, Type};
+use steering::{Answers, Client, Lookup, NoSuchZone, Record, RecordData, SetToSign, Type};
+use tokio::sync::watch;
 use topology::Moment;
 
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
     draft::{Draft, ReplyEdns},
     fast,
     metrics::{QueryType, Rcode},
+    signer::{self, Reuse, Signer},
     texts,
     wire::{Edns, HEADER_BYTES, Query, Question, class},
 };
@@ -25,8 +27,9 @@ pub const UDP_BYTES_MAX: u16 = 1232;
 pub(crate) const UDP_BYTES_PLAIN: u16 = 512;
 /// Length of an OPT record without options.
 pub(crate) const OPT_BYTES: usize = 11;
-/// A reply is at most this many times as long as its question when its client did not show that the address is its own.
-const AMPLIFICATION_MAX: usize = 3;
+/// A reply is at most this many times as long as its question when its client did not show that the address is its own, unless the
+/// configuration allows more.
+pub(crate) const AMPLIFICATION: usize = 3;
 /// Bytes of the IP and UDP headers around a message.
 const AROUND_BYTES: usize = 28;
 
@@ -35,6 +38,7 @@ mod extended {
     pub(super) const PROHIBITED: u16 = 18;
     pub(super) const NOT_AUTHORITATIVE: u16 = 20;
     pub(super) const NOT_SUPPORTED: u16 = 21;
+    pub(super) const INVALID_TYPE: u16 = 30;
 }
 
 /// The transport of a question.
@@ -78,8 +82,20 @@ pub struct Reply {
 #[derive(Debug)]
 pub struct Responder {
     answers: ArcSwap<Answers>,
+    changes: watch::Sender<()>,
     node: Arc<[u8]>,
-    secret: Secret,
+    terms: Terms,
+    signer: Option<Arc<Signer>>,
+}
+
+/// The rules for all replies.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) secret: Secret,
+    /// Whether the zone is signed.
+    pub(crate) is_signed: bool,
+    /// A reply over UDP is at most this many times as long as its question, unless the client showed a good cookie.
+    pub(crate) amplification: usize,
 }
 
 impl Responder {
@@ -88,9 +104,35 @@ impl Responder {
     pub fn new(answers: Answers, node: &topology::NodeId, cookie_secret: [u8; 16]) -> Self {
         Self {
             answers: ArcSwap::from_pointee(answers),
+            changes: watch::Sender::new(()),
             node: node.as_str().as_bytes().into(),
-            secret: Secret(cookie_secret),
+            terms: Terms {
+                secret: Secret(cookie_secret),
+                is_signed: false,
+                amplification: AMPLIFICATION,
+            },
+            signer: None,
         }
+    }
+
+    /// Signs answers for clients that ask for it.
+    #[must_use]
+    pub fn signed_by(mut self, signer: Arc<Signer>) -> Self {
+        self.terms.is_signed = true;
+        self.signer = Some(signer);
+        self
+    }
+
+    /// Allows replies over UDP that are this many times as long as their question.
+    #[must_use]
+    pub fn amplifying(mut self, times: usize) -> Self {
+        self.terms.amplification = times;
+        self
+    }
+
+    /// Tells of each change of the answers.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// Replies from `answers` from now on. Ignores answers of an older plan than the one in force. Returns whether they
@@ -105,7 +147,11 @@ impl Responder {
                 current.clone()
             }
         });
-        answers.number() >= before.number()
+        let counts = answers.number() >= before.number();
+        if counts {
+            self.changes.send_replace(());
+        }
+        counts
     }
 
     /// The answers in force.
@@ -118,8 +164,8 @@ impl Responder {
         self.answers.load()
     }
 
-    pub(crate) fn secret(&self) -> &Secret {
-        &self.secret
+    pub(crate) fn terms(&self) -> &Terms {
+        &self.terms
     }
 
     /// The reply to a message. `None` when the message must not be answered: it is too short for a header, or is an answer
@@ -133,7 +179,7 @@ impl Responder {
     pub fn short_reply(&self, received: &Received<'_>, out: &mut [u8; UDP_BYTES_MAX as usize]) -> Option<usize> {
         let answers = self.answers.load();
         let (message, now_s) = (received.message, seconds(received.now));
-        fast::reply(&answers, &self.secret, message, received.client, now_s, out)
+        fast::reply(&answers, &self.terms, message, received.client, now_s, out)
             .ok()
             .map(|fast| fast.length)
     }
@@ -154,15 +200,26 @@ impl Responder {
             (Transport::Tcp, _) => usize::from(u16::MAX),
             (Transport::Udp, edns) => {
                 let payload = edns.as_ref().map(|edns| edns.payload);
-                datagram_bytes_max(payload, received.message.len(), is_trusted)
+                let times = if is_trusted {
+                    usize::MAX
+                } else {
+                    self.terms.amplification
+                };
+                datagram_bytes_max(payload, received.message.len(), times)
             }
         };
         let room = bytes_max.saturating_sub(HEADER_BYTES + query.questions_bytes + edns_bytes(&draft));
-        let rcode = self.answer(&query, received, room, &answers, &mut draft);
+        let asked = Asked {
+            query: &query,
+            received,
+            room,
+            is_trusted,
+        };
+        let rcode = self.answer(&asked, &answers, &mut draft);
         draft.code = code(rcode);
-        draft.is_truncated = is_cut;
-        if is_cut {
-            (draft.answers, draft.authorities, draft.additionals) = Default::default();
+        draft.is_truncated |= is_cut;
+        if draft.is_truncated {
+            draft.clear();
         }
         Some(Reply {
             bytes: write(&mut draft, &query, bytes_max),
@@ -176,16 +233,10 @@ impl Responder {
         })
     }
 
-    fn answer(
-        &self,
-        query: &Query<'_>,
-        received: &Received<'_>,
-        room: usize,
-        answers: &Answers,
-        draft: &mut Draft,
-    ) -> Rcode {
+    fn answer(&self, asked: &Asked<'_>, answers: &Answers, draft: &mut Draft) -> Rcode {
         /// The opcode of a query. All other opcodes change or announce something (RFC 1035 §4.1.1).
         const QUERY: u8 = 0;
+        let query = asked.query;
         if query.opcode != QUERY && !query.is_well_formed {
             // Other opcodes may have another format.
             return Rcode::NotImp;
@@ -224,19 +275,27 @@ impl Responder {
             draft.tell(extended::NOT_AUTHORITATIVE);
             return Rcode::Refused;
         }
+        if question.kind == Type::NXNAME {
+            draft.tell(extended::INVALID_TYPE);
+            return Rcode::FormErr;
+        }
         let client = Client {
-            resolver: received.client,
+            resolver: asked.received.client,
             subnet: query.edns.as_ref().and_then(|edns| edns.subnet?.subnet()),
         };
-        look_up(question, &client, room, answers, draft)
+        match &self.signer {
+            None => look_up(question, &client, asked.room, answers, draft),
+            Some(signer) => look_up_signed(signer, asked, question, &client, answers, draft),
+        }
     }
 
     /// A query with EDNS gets a reply with EDNS (RFC 6891 §6.1.1).
     fn edns(&self, theirs: &Edns<'_>, received: &Received<'_>) -> ReplyEdns {
-        let give = |shown| self.secret.give(shown, received.client, seconds(received.now));
+        let give = |shown| self.terms.secret.give(shown, received.client, seconds(received.now));
         ReplyEdns {
             payload: UDP_BYTES_MAX,
             dnssec_ok: theirs.dnssec_ok,
+            compact_ok: self.terms.is_signed && theirs.dnssec_ok && theirs.compact_ok,
             nsid: theirs.nsid.then(|| self.node.clone()),
             cookie: theirs.cookie.and_then(give),
             subnet: theirs.subnet.map(|subnet| (subnet, 0)),
@@ -273,20 +332,178 @@ fn look_up(question: &Question<'_>, client: &Client, room: usize, answers: &Answ
     }
 }
 
+/// A query and the limits of its reply.
+struct Asked<'a> {
+    query: &'a Query<'a>,
+    received: &'a Received<'a>,
+    /// Bytes for records.
+    room: usize,
+    is_trusted: bool,
+}
+
+/// Looks up in a zone that is signed.
+fn look_up_signed(
+    signer: &Signer,
+    asked: &Asked<'_>,
+    question: &Question<'_>,
+    client: &Client,
+    answers: &Answers,
+    draft: &mut Draft,
+) -> Rcode {
+    let wants_signatures = draft.edns.as_ref().is_some_and(|edns| edns.dnssec_ok);
+    // An answer that is cut to fit would need a signature of its own. A client that wants signatures asks over TCP instead.
+    let room = if wants_signatures { usize::MAX } else { asked.room };
+    let rcode = look_up(question, client, room, answers, draft);
+    if !matches!(rcode, Rcode::NoError | Rcode::NxDomain) {
+        return rcode;
+    }
+    let name = name_bytes(question);
+    let mut signing = Signing {
+        signer,
+        zone: answers.zone().into(),
+        reuse: if answers.is_own(&name) {
+            Reuse::Likely
+        } else {
+            Reuse::Unlikely
+        },
+        name,
+        now: asked.received.now,
+        is_trusted: asked.is_trusted,
+        is_over: false,
+    };
+    let denial_ttl_s = answers.negative_ttl_s();
+    let denial = || signer::denial_of(answers, &signing.name, client);
+    // The types that only the signer has.
+    let own = match question.kind {
+        Type::DNSKEY if signer::is_zone(answers, &signing.name) => Some((signer.keys(), signer::KEYS_TTL_S)),
+        Type::NSEC => Some((vec![denial()], denial_ttl_s)),
+        // As short as the answer to ANY (RFC 8482 §7).
+        Type::RRSIG => {
+            let denial = denial();
+            Some((signing.of_name(denial_ttl_s, &[&denial]), denial_ttl_s))
+        }
+        _ => None,
+    };
+    if let Some((contents, ttl_s)) = own.filter(|_| rcode == Rcode::NoError) {
+        draft.authorities.clear();
+        let record = |data| record_of(&signing.zone, ttl_s, data);
+        draft.answers = contents.into_iter().map(record).collect();
+    }
+    if wants_signatures && draft.answers.is_empty() {
+        let denial = signer::denial_of(answers, &signing.name, client);
+        draft.denials = vec![record_of(&signing.zone, denial_ttl_s, denial)];
+    }
+    if wants_signatures {
+        signing.add_to(draft);
+    }
+    if signing.is_over {
+        draft.is_truncated = true;
+        return Rcode::NoError;
+    }
+    if !wants_signatures {
+        return rcode;
+    }
+    let knows_compact = draft.edns.as_ref().is_some_and(|edns| edns.compact_ok);
+    match rcode {
+        // A resolver that does not know compact denials would take NXDOMAIN with a proof of NODATA for forged.
+        Rcode::NxDomain if !knows_compact => Rcode::NoError,
+        rcode => rcode,
+    }
+}
+
+fn record_of(name: &Arc<str>, ttl_s: u32, data: RecordData) -> Record {
+    Record {
+        name: name.clone(),
+        ttl_s,
+        data,
+    }
+}
+
+/// The signatures of one reply.
+struct Signing<'a> {
+    signer: &'a Signer,
+    zone: Arc<str>,
+    /// The name in the question.
+    name: Vec<u8>,
+    /// Whether signatures of that name are worth keeping.
+    reuse: Reuse,
+    now: Moment,
+    is_trusted: bool,
+    /// Whether this reply needs a signature that strangers may not ask for any more in this second.
+    is_over: bool,
+}
+
+impl Signing<'_> {
+    /// Signatures of a set under the name in the question.
+    fn of_name(&mut self, ttl_s: u32, records: &[&RecordData]) -> Vec<RecordData> {
+        if self.reuse == Reuse::Unlikely && !self.is_trusted {
+            self.is_over |= !self.signer.take_denial(self.now);
+        }
+        if self.is_over {
+            return Vec::new();
+        }
+        self.signatures(&SetToSign::new(&self.name, ttl_s, records), records, self.reuse)
+    }
+
+    fn signatures(&self, set: &SetToSign, records: &[&RecordData], reuse: Reuse) -> Vec<RecordData> {
+        let is_key_set = records.first().is_some_and(|first| first.kind() == Type::DNSKEY);
+        self.signer.signatures(set, &self.zone, self.now, reuse, is_key_set)
+    }
+
+    /// Adds signatures to all sets of a draft.
+    fn add_to(&mut self, draft: &mut Draft) {
+        for section in [&mut draft.answers, &mut draft.denials] {
+            // Records of the question's name have one type. Signatures themselves are not signed.
+            let data: Vec<&RecordData> = section.iter().map(|record| &record.data).collect();
+            let Some(first) = section.first().filter(|first| first.data.kind() != Type::RRSIG) else {
+                continue;
+            };
+            let (name, ttl_s) = (first.name.clone(), first.ttl_s);
+            let signatures = self.of_name(ttl_s, &data);
+            section.extend(signatures.into_iter().map(|data| record_of(&name, ttl_s, data)));
+        }
+        for section in [&mut draft.authorities, &mut draft.additionals] {
+            let mut signed = Vec::with_capacity(2 * section.len());
+            for set in section.chunk_by(|a, b| a.name == b.name && a.data.kind() == b.data.kind()) {
+                let Some(first) = set.first() else { continue };
+                let data: Vec<&RecordData> = set.iter().map(|record| &record.data).collect();
+                let set_to_sign = SetToSign::new(&steering::name_bytes(&first.name), first.ttl_s, &data);
+                let signatures = self.signatures(&set_to_sign, &data, Reuse::Likely);
+                signed.extend_from_slice(set);
+                signed.extend(
+                    signatures
+                        .into_iter()
+                        .map(|data| record_of(&first.name, first.ttl_s, data)),
+                );
+            }
+            *section = signed;
+        }
+    }
+}
+
+/// The name of a question as bytes.
+fn name_bytes(question: &Question<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for label in &question.name {
+        // The parser took no label of more than 63 bytes.
+        bytes.push(label.len() as u8);
+        bytes.extend(*label);
+    }
+    bytes.push(0);
+    bytes
+}
+
 /// The time as cookies have it.
 pub(crate) fn seconds(now: Moment) -> u32 {
     (now.0 / 1000) as u32
 }
 
 /// Most bytes of a reply over UDP. `payload` is the limit that the client names, if it has EDNS. A client that did not show
-/// a cookie may be the victim of a forger, so its replies are no weapon.
-pub(crate) fn datagram_bytes_max(payload: Option<u16>, question_bytes: usize, is_trusted: bool) -> usize {
+/// a cookie may be the victim of a forger, so its replies are no weapon: they are at most `times` as long as the question.
+pub(crate) fn datagram_bytes_max(payload: Option<u16>, question_bytes: usize, times: usize) -> usize {
     let named = payload.map_or(UDP_BYTES_PLAIN, |payload| payload.clamp(UDP_BYTES_PLAIN, UDP_BYTES_MAX));
-    let named = usize::from(named);
-    if is_trusted {
-        return named;
-    }
-    named.min(AMPLIFICATION_MAX * (question_bytes + AROUND_BYTES) - AROUND_BYTES)
+    let most = times.saturating_mul(question_bytes + AROUND_BYTES) - AROUND_BYTES;
+    usize::from(named).min(most)
 }
 
 /// Length of the OPT record of a reply, before an extended error is added.
@@ -314,8 +531,7 @@ fn write(draft: &mut Draft, query: &Query<'_>, bytes_max: usize) -> Vec<u8> {
         return bytes;
     }
     draft.is_truncated = true;
-    draft.answers.clear();
-    draft.authorities.clear();
+    draft.clear();
     if let Some(bytes) = fits(draft) {
         return bytes;
     }

@@ -25,7 +25,7 @@ use crate::{
     limit::Limiter,
     measure::Measured,
     metrics::{QueryLabels, TransportLabel},
-    reply::Received,
+    reply::{AMPLIFICATION, Received},
     slots::{Slot, Slots},
     texts, udp,
 };
@@ -52,6 +52,8 @@ pub struct RateLimit {
     pub per_s: u32,
     /// Of so many limited replies one is sent, cut, so that an honest client uses TCP. 0: none.
     pub slip: u32,
+    /// A reply is at most this many times as long as its question.
+    pub amplification: usize,
 }
 
 impl Default for RateLimit {
@@ -60,6 +62,7 @@ impl Default for RateLimit {
             // Several large resolvers that share a network ask less than this for one zone whose answers they cache.
             per_s: 2000,
             slip: 2,
+            amplification: AMPLIFICATION,
         }
     }
 }

@@ -50,6 +50,33 @@ pub(crate) const CANNOT_ACCEPT: &str = "cannot accept over TCP; the name server 
 pub(crate) const CANNOT_WRITE_REPLY: &str =
     "a reply cannot be written; the client gets none and asks again; please report this line";
 
+pub(crate) const CANNOT_SIGN: &str = "an answer cannot be signed; the name server sends it unsigned, and resolvers that validate ask \
+                                      another one; check that this machine has random numbers (/dev/urandom)";
+
+pub(crate) fn not_a_zone_key(file: &Path) -> String {
+    format!(
+        "{} holds no key of ECDSA on P-256 (PKCS #8 in PEM); make one: meridian dns key {}",
+        file.display(),
+        file.display()
+    )
+}
+
+pub(crate) fn equal_keys(file: &Path) -> String {
+    format!(
+        "{} holds a key with the tag of the other one; make another: meridian dns key {}",
+        file.display(),
+        file.display()
+    )
+}
+
+pub(crate) fn bad_keys(most: usize) -> String {
+    format!("write 1 to {most} files, the one that signs first; without [dnssec] the zone is not signed")
+}
+
+pub(crate) fn bad_amplification() -> String {
+    "write 3 to 10; a longer reply is cut, and its client asks over TCP".to_owned()
+}
+
 pub(crate) const NO_PLAN_YET: &str =
     "this name server has no plan yet; it does not listen for DNS until it has one; type: meridian status";
 
@@ -131,6 +158,10 @@ mod tests {
             bad_slip(),
             database_too_long("geoip_database city.mmdb", 2, 1),
             database_without_places("geoip_database country.mmdb"),
+            not_a_zone_key(Path::new("zone.key")),
+            equal_keys(Path::new("zone.key")),
+            bad_keys(2),
+            bad_amplification(),
         ] {
             assert!(text.contains("; "), "{text}");
         }
@@ -142,6 +173,7 @@ mod tests {
             CANNOT_RECEIVE,
             CANNOT_ACCEPT,
             CANNOT_WRITE_REPLY,
+            CANNOT_SIGN,
         ] {
             assert_eq!(text.split("; ").count(), 3, "not three parts: {text}");
         }

@@ -199,7 +199,7 @@ fn answer(
     };
     let written = fast::reply(
         answers,
-        responder.secret(),
+        responder.terms(),
         received.message,
         received.client,
         seconds(received.now),

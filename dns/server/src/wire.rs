@@ -67,6 +67,8 @@ pub(crate) struct Edns<'a> {
     pub(crate) payload: u16,
     pub(crate) version: u8,
     pub(crate) dnssec_ok: bool,
+    /// Whether the client knows compact denials, so that it may hear NXDOMAIN with one (RFC 9824 §5.1).
+    pub(crate) compact_ok: bool,
     /// Whether the client asks for the name of the server (RFC 5001).
     pub(crate) nsid: bool,
     /// The client's half of a cookie, and the server's half if the client has one (RFC 7873 §4).
@@ -150,6 +152,7 @@ impl<'a> Query<'a> {
             payload: record.class,
             version,
             dnssec_ok: flags & 0x80 != 0,
+            compact_ok: flags & 0x40 != 0,
             nsid: false,
             cookie: None,
             subnet: None,

@@ -222,7 +222,11 @@ async fn a_reply_leaves_from_the_address_that_was_asked() {
 
 #[tokio::test]
 async fn a_network_that_asks_too_much_is_told_to_use_tcp_and_a_client_with_a_cookie_is_served() {
-    let limit = RateLimit { per_s: 5, slip: 1 };
+    let limit = RateLimit {
+        per_s: 5,
+        slip: 1,
+        ..RateLimit::default()
+    };
     let serving = start_with("127.0.0.1:0", limit).await;
     let asked = question(ZONE, RecordType::A).to_vec().unwrap();
     let mut cut = 0;

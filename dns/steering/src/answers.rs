@@ -15,6 +15,8 @@ use crate::{
 
 /// TTL of the answer to ANY, in seconds. It never changes.
 const ANY_TTL_S: u32 = 3600;
+/// The types whose records depend on the client.
+const SERVICE_TYPES: [Type; 4] = [Type::A, Type::AAAA, Type::HTTPS, Type::SVCB];
 /// Length of an A record whose owner is a pointer.
 const A_BYTES: usize = 16;
 /// Length of an AAAA record whose owner is a pointer.
@@ -122,6 +124,17 @@ pub struct Answer {
     /// Length of the network around the client in which every client gets these records (RFC 7871 §7.2.1). 0: all
     /// clients do, or the question named no network.
     pub scope: u8,
+}
+
+/// A set of records with its owner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnedSet {
+    /// The name, as bytes.
+    pub owner: Box<[u8]>,
+    /// The TTL of its records, in seconds.
+    pub ttl_s: u32,
+    /// Its records, of one type.
+    pub records: Vec<RecordData>,
 }
 
 /// The question is not about this zone.
@@ -280,41 +293,7 @@ impl Answers {
                 scope: 0,
             };
         };
-        let edges = chosen.drawn.as_slice().iter().map(|edge| usize::from(*edge));
-        let edges: Vec<&EdgeFacts> = edges.map(|edge| &self.edges[edge]).collect();
-        // The first addresses of different edges come before the second address of one edge.
-        let nth = |nth: usize| {
-            let v4 = move |edge: &&EdgeFacts| edge.v4.get(nth).copied().map(RecordData::A);
-            let v6 = move |edge: &&EdgeFacts| edge.v6.get(nth).copied().map(RecordData::Aaaa);
-            let of_kind = move |edge: &&EdgeFacts| if kind == Type::A { v4(edge) } else { v6(edge) };
-            edges.iter().filter_map(of_kind).collect::<Vec<_>>()
-        };
-        let data: Vec<RecordData> = match kind {
-            Type::A => (0..NAMED_MAX).flat_map(nth).take(fitting(room, A_BYTES)).collect(),
-            Type::AAAA => (0..NAMED_MAX).flat_map(nth).take(fitting(room, AAAA_BYTES)).collect(),
-            _ => {
-                let mut bytes = 0;
-                let bound = chosen
-                    .drawn
-                    .as_slice()
-                    .iter()
-                    .zip(1_u16..)
-                    .take_while(|(edge, priority)| {
-                        bytes += self.wires[usize::from(**edge)].https.len();
-                        *priority == 1 || bytes <= room
-                    });
-                let bound =
-                    bound.map(|(edge, priority)| binding(&self.edges[usize::from(*edge)], priority, &self.alpn));
-                let typed = |binding| {
-                    if kind == Type::HTTPS {
-                        RecordData::Https(binding)
-                    } else {
-                        RecordData::Svcb(binding)
-                    }
-                };
-                bound.map(typed).collect()
-            }
-        };
+        let data = self.service_data(kind, &chosen.drawn, room);
         let record = |data| Record {
             name: self.zone.clone(),
             ttl_s: chosen.ttl_s,
@@ -326,12 +305,124 @@ impl Answers {
         }
     }
 
+    /// The records of an answer for the service that names these edges, as many as have room.
+    fn service_data(&self, kind: Type, drawn: &Drawn, room: usize) -> Vec<RecordData> {
+        let edges = drawn.as_slice().iter().map(|edge| usize::from(*edge));
+        let edges: Vec<&EdgeFacts> = edges.map(|edge| &self.edges[edge]).collect();
+        // The first addresses of different edges come before the second address of one edge.
+        let nth = |nth: usize| {
+            let v4 = move |edge: &&EdgeFacts| edge.v4.get(nth).copied().map(RecordData::A);
+            let v6 = move |edge: &&EdgeFacts| edge.v6.get(nth).copied().map(RecordData::Aaaa);
+            let of_kind = move |edge: &&EdgeFacts| if kind == Type::A { v4(edge) } else { v6(edge) };
+            edges.iter().filter_map(of_kind).collect::<Vec<_>>()
+        };
+        match kind {
+            Type::A => (0..NAMED_MAX).flat_map(nth).take(fitting(room, A_BYTES)).collect(),
+            Type::AAAA => (0..NAMED_MAX).flat_map(nth).take(fitting(room, AAAA_BYTES)).collect(),
+            _ => {
+                let mut bytes = 0;
+                let bound = drawn.as_slice().iter().zip(1_u16..).take_while(|(edge, priority)| {
+                    bytes += self.wires[usize::from(**edge)].https.len();
+                    *priority == 1 || bytes <= room
+                });
+                let bound =
+                    bound.map(|(edge, priority)| binding(&self.edges[usize::from(*edge)], priority, &self.alpn));
+                let typed = |binding| {
+                    if kind == Type::HTTPS {
+                        RecordData::Https(binding)
+                    } else {
+                        RecordData::Svcb(binding)
+                    }
+                };
+                bound.map(typed).collect()
+            }
+        }
+    }
+
     fn found(&self, records: Vec<Record>, additional: Vec<Record>) -> Lookup {
         if records.is_empty() {
             Lookup::NoData(self.no())
         } else {
             Lookup::Found { records, additional }
         }
+    }
+
+    /// The types that the name of a question has for this client, if it exists or a wildcard stands for it. `name` is the bytes of a
+    /// name of the zone, in any case.
+    pub fn types_of(&self, name: &[u8], client: &Client) -> Option<Vec<Type>> {
+        let of = |node: &Node| node.sets.iter().map(|set| set.kind).collect::<Vec<_>>();
+        match self.names.find(name) {
+            Found::Elsewhere | Found::Nothing => None,
+            Found::Zone(node) => {
+                let mut types = of(node);
+                for kind in SERVICE_TYPES {
+                    let chosen = self.choose(kind, client);
+                    let has = chosen.is_some_and(|it| !self.service_data(kind, &it.drawn, usize::MAX).is_empty());
+                    if has && !types.contains(&kind) {
+                        types.push(kind);
+                    }
+                }
+                Some(types)
+            }
+            Found::Below(node) => Some(of(node)),
+        }
+    }
+
+    /// Whether a name exists and no wildcard stands for it.
+    pub fn is_own(&self, name: &[u8]) -> bool {
+        match self.names.find(name) {
+            Found::Elsewhere | Found::Nothing => false,
+            Found::Zone(_) => true,
+            Found::Below(node) => wire::name(&node.name).eq_ignore_ascii_case(name),
+        }
+    }
+
+    /// The sets of records that questions are likely to be answered with, and for each name the SOA's TTL and the types, which a
+    /// denial needs. At most `most` of them: a world with many edges has more answers than are worth signing beforehand.
+    pub fn likely_sets(&self, most: usize) -> Vec<OwnedSet> {
+        let mut sets = Vec::new();
+        for node in self.names.nodes() {
+            for set in &node.sets {
+                sets.push(OwnedSet {
+                    owner: wire::name(&node.name).into(),
+                    ttl_s: set.records.first().map_or(0, |record| record.ttl_s),
+                    records: set.records.iter().map(|record| record.data.clone()).collect(),
+                });
+            }
+        }
+        let owner: Box<[u8]> = self.names.zone_wire().into();
+        for kind in [Type::A, Type::AAAA, Type::HTTPS] {
+            let pools = match kind {
+                Type::A => Some(&self.pools.v4),
+                Type::AAAA => Some(&self.pools.v6),
+                _ => self.pools.bound.as_ref(),
+            };
+            for drawn in pools.iter().flat_map(|pools| pools.draws(kind == Type::HTTPS)) {
+                if sets.len() >= most {
+                    return sets;
+                }
+                let records = self.service_data(kind, &drawn, usize::MAX);
+                if !records.is_empty() {
+                    sets.push(OwnedSet {
+                        owner: owner.clone(),
+                        ttl_s: self.ttl.high_s,
+                        records,
+                    });
+                }
+            }
+        }
+        sets.truncate(most);
+        sets
+    }
+
+    /// The bytes of the names that exist below the zone, and the zone itself.
+    pub fn own_names(&self) -> Vec<Vec<u8>> {
+        self.names.nodes().iter().map(|node| wire::name(&node.name)).collect()
+    }
+
+    /// TTL of negative answers and of denials, in seconds (RFC 9077).
+    pub fn negative_ttl_s(&self) -> u32 {
+        self.negative_ttl_s
     }
 
     /// The SOA of a negative answer. Its TTL is the smaller of its own TTL and its minimum (RFC 2308 §3).

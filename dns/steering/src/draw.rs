@@ -119,6 +119,36 @@ impl Pool {
         all
     }
 
+    /// Every draw of some client, and perhaps more.
+    pub(crate) fn draws(&self, is_ordered: bool) -> Vec<Drawn> {
+        if !self.groups.is_empty() {
+            let of = |(in_order, to_name): &(Drawn, Drawn)| if is_ordered { *in_order } else { *to_name };
+            return self.groups.iter().map(of).collect();
+        }
+        let count = if is_ordered {
+            NAMED_MAX.min(self.candidates.len())
+        } else {
+            self.named
+        };
+        let mut draws = vec![Drawn::default()];
+        for _ in 0..count {
+            let longer = |drawn: &Drawn| {
+                let drawn = *drawn;
+                let rest = self
+                    .candidates
+                    .iter()
+                    .filter(move |it| !drawn.as_slice().contains(&it.edge));
+                rest.map(move |candidate| {
+                    let mut longer = drawn;
+                    longer.push(candidate.edge);
+                    longer
+                })
+            };
+            draws = draws.iter().flat_map(longer).collect();
+        }
+        draws
+    }
+
     /// The choice for a client, and its alternates in order.
     pub(crate) fn drawn_for(&self, client: Key) -> Drawn {
         let hash = client_hash(client);

@@ -25,10 +25,20 @@ impl Type {
     pub const AAAA: Self = Self(28);
     /// Pseudo-record of EDNS (RFC 6891). Nobody may ask for it.
     pub const OPT: Self = Self(41);
+    /// Digest of a key, in the parent zone (RFC 4034 §5).
+    pub const DS: Self = Self(43);
+    /// Signature of a set of records (RFC 4034 §3).
+    pub const RRSIG: Self = Self(46);
+    /// The types of a name, and the next name (RFC 4034 §4).
+    pub const NSEC: Self = Self(47);
+    /// Key of a zone (RFC 4034 §2).
+    pub const DNSKEY: Self = Self(48);
     /// Service binding (RFC 9460).
     pub const SVCB: Self = Self(64);
     /// Service binding for HTTP and WebSockets (RFC 9460 §9).
     pub const HTTPS: Self = Self(65);
+    /// Stands in NSEC records of names that do not exist (RFC 9824 §2). Nobody may ask for it.
+    pub const NXNAME: Self = Self(128);
     /// Signature of a message (RFC 8945).
     pub const TSIG: Self = Self(250);
     /// Incremental zone transfer.
@@ -54,13 +64,17 @@ impl Type {
     }
 }
 
-const KNOWN: [(&str, Type); 10] = [
+const KNOWN: [(&str, Type); 14] = [
     ("A", Type::A),
     ("NS", Type::NS),
     ("SOA", Type::SOA),
     ("HINFO", Type::HINFO),
     ("TXT", Type::TXT),
     ("AAAA", Type::AAAA),
+    ("DS", Type::DS),
+    ("RRSIG", Type::RRSIG),
+    ("NSEC", Type::NSEC),
+    ("DNSKEY", Type::DNSKEY),
     ("SVCB", Type::SVCB),
     ("HTTPS", Type::HTTPS),
     ("ANY", Type::ANY),
@@ -109,6 +123,8 @@ pub enum RecordData {
     Https(Binding),
     /// The same binding under the general type.
     Svcb(Binding),
+    /// Contents that are bytes to this server: keys, signatures and denials.
+    Opaque(Type, Arc<[u8]>),
 }
 
 impl RecordData {
@@ -124,6 +140,7 @@ impl RecordData {
             Self::Caa(_) => Type::CAA,
             Self::Https(_) => Type::HTTPS,
             Self::Svcb(_) => Type::SVCB,
+            Self::Opaque(kind, _) => *kind,
         }
     }
 }
@@ -149,6 +166,11 @@ impl fmt::Display for RecordData {
             }
             Self::Caa(caa) => write!(f, "{} {} \"{}\"", caa.flags, caa.tag, caa.value.escape_ascii()),
             Self::Https(binding) | Self::Svcb(binding) => write!(f, "{binding}"),
+            // RFC 3597 §5.
+            Self::Opaque(_, bytes) => {
+                write!(f, "\\# {} ", bytes.len())?;
+                bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+            }
         }
     }
 }

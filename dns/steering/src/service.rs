@@ -16,7 +16,7 @@ use topology::{EdgeId, Location};
 
 use crate::{
     Geography,
-    draw::{Candidate, FEW, Pool},
+    draw::{Candidate, Drawn, FEW, Pool},
     nearest::{Nearest, Seen, within},
     prefix::Key,
     ranges::Both,
@@ -192,6 +192,11 @@ impl Pools {
                 }
             }
         }
+    }
+
+    /// Every draw that some client may have: of edges in order, or of edges to name.
+    pub(crate) fn draws(&self, is_ordered: bool) -> impl Iterator<Item = Drawn> + '_ {
+        self.pools.iter().flat_map(move |pool| pool.draws(is_ordered))
     }
 
     /// Number of networks and of pools.

@@ -14,7 +14,7 @@ pub(crate) const TTL_AT: usize = 6;
 const CLASS_IN: [u8; 2] = [0, 1];
 
 /// The bytes of a name: its labels with their lengths, in lower case.
-pub(crate) fn name(text: &str) -> Vec<u8> {
+pub fn name(text: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(text.len() + 2);
     for label in text.split('.').filter(|label| !label.is_empty()) {
         debug_assert!(label.len() < 64, "labels were checked with the document");
@@ -32,7 +32,7 @@ pub(crate) fn record(out: &mut Vec<u8>, ttl_s: u32, data: &RecordData, zone: Opt
     sized(out, |out| contents(out, data, zone));
 }
 
-fn head(out: &mut Vec<u8>, owner: &[u8], kind: Type, ttl_s: u32) {
+pub(crate) fn head(out: &mut Vec<u8>, owner: &[u8], kind: Type, ttl_s: u32) {
     out.extend(owner);
     out.extend(kind.0.to_be_bytes());
     out.extend(CLASS_IN);
@@ -45,6 +45,13 @@ pub(crate) fn record_below(out: &mut Vec<u8>, owner: &str, ttl_s: u32, data: &Re
     compressed(&mut bytes, owner, Some(zone));
     head(out, &bytes, data.kind(), ttl_s);
     sized(out, |out| contents(out, data, Some(zone)));
+}
+
+/// The contents of a record without pointers, as signatures cover them.
+pub(crate) fn uncompressed(data: &RecordData) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    contents(&mut bytes, data, None);
+    bytes
 }
 
 /// Writes contents behind their length.
@@ -88,6 +95,7 @@ fn contents(out: &mut Vec<u8>, data: &RecordData, zone: Option<&str>) {
             text(out, caa.tag.as_bytes());
             out.extend(&*caa.value);
         }
+        RecordData::Opaque(_, bytes) => out.extend(&**bytes),
         RecordData::Https(binding) | RecordData::Svcb(binding) => {
             out.extend(binding.priority.to_be_bytes());
             // Never compressed (RFC 9460 §2.2).

@@ -220,6 +220,10 @@ impl Names {
         next
     }
 
+    pub(crate) fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
     /// The zone's name as bytes.
     pub(crate) fn zone_wire(&self) -> &[u8] {
         &self.zone

@@ -102,7 +102,11 @@ pub(crate) fn serve() -> anyhow::Result<()> {
         let (metrics, stop) = (Metrics::default(), CancellationToken::new());
         let (plans, receiver) = watch::channel(None);
         let (_measured, measurements) = watch::channel(BTreeMap::new());
-        let limit = RateLimit { per_s: 0, slip: 0 };
+        let limit = RateLimit {
+            per_s: 0,
+            slip: 0,
+            ..RateLimit::default()
+        };
         let serving = tokio::spawn(sockets.serve(responder.clone(), limit, metrics.clone(), stop.clone()));
         let keeping = tokio::spawn(serve::keep_current(
             responder,

@@ -123,7 +123,7 @@ fn short_way(responder: &Responder, bytes: &[u8]) -> Result<(Fast, Vec<u8>), Unu
     let seconds = (NOW.0 / 1000) as u32;
     let fast = reply(
         &responder.answers(),
-        responder.secret(),
+        responder.terms(),
         bytes,
         CLIENT,
         seconds,
@@ -183,7 +183,8 @@ fn compare(responder: &Responder, bytes: &[u8]) -> bool {
 fn both_ways_say_the_same_to_every_usual_question() {
     let responder = responder();
     let shown = responder
-        .secret()
+        .terms()
+        .secret
         .give(&[1; 8], CLIENT, (NOW.0 / 1000) as u32)
         .unwrap()
         .cookie
@@ -273,7 +274,7 @@ fn a_reply_that_is_cut_keeps_its_question_and_its_opt() {
         let mut out = [0; UDP_BYTES_MAX as usize];
         let fast = reply(
             &responder.answers(),
-            responder.secret(),
+            responder.terms(),
             &bytes,
             CLIENT,
             1_700_000_000,

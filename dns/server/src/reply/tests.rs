@@ -178,7 +178,12 @@ fn an_answer_that_does_not_fit_is_asked_again_over_tcp_and_keeps_its_opt() {
     // Without a cookie the client may be the victim of a forger.
     let reply = ask(&responder, &with_edns(plain.clone(), 1232), Transport::Udp);
     assert!(reply.metadata.truncation && reply.answers.is_empty() && reply.edns.is_some());
-    let shown = responder.secret.give(&[1; 8], CLIENT, seconds(NOW)).unwrap().cookie;
+    let shown = responder
+        .terms
+        .secret
+        .give(&[1; 8], CLIENT, seconds(NOW))
+        .unwrap()
+        .cookie;
     let mut known = with_edns(plain.clone(), 640);
     let options = known.edns.as_mut().unwrap().options_mut();
     options.insert(EdnsOption::Unknown(10, shown.to_vec()));
