@@ -22,6 +22,7 @@ use crate::{
     present::{document, plain, table},
     reach::Reach,
     texts,
+    zone_key::{self, DsArgs, KeyArgs},
 };
 
 #[derive(Debug, Subcommand)]
@@ -31,6 +32,10 @@ pub(crate) enum DnsVerb {
     Explain(ExplainArgs),
     /// Ask a name server one question and show what it says.
     Query(QueryArgs),
+    /// Make a key with which name servers sign the zone.
+    Key(KeyArgs),
+    /// Print the DS records of keys, which the parent zone needs, and their DNSKEY records.
+    Ds(DsArgs),
 }
 
 #[derive(Debug, Args)]
@@ -73,6 +78,8 @@ pub(crate) async fn dns(verb: DnsVerb, reach: &Reach, output: Output) -> Result<
     match verb {
         DnsVerb::Explain(asked) => explain(&asked, reach, output).await,
         DnsVerb::Query(asked) => ask_once(&asked, reach, output).await,
+        DnsVerb::Key(args) => zone_key::make(&args, output),
+        DnsVerb::Ds(args) => zone_key::show(&args, output),
     }
 }
 

@@ -32,6 +32,7 @@ mod sealed;
 mod simulate;
 mod texts;
 mod up;
+mod zone_key;
 
 use std::{process::ExitCode, sync::Arc};
 

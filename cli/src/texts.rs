@@ -9,6 +9,28 @@ use topology::Moment;
 
 // The command line.
 
+pub(crate) fn zone_key_exists(file: &Path) -> Error {
+    anyhow!(
+        "{} exists and was left as it is; write the name of a new file",
+        file.display()
+    )
+}
+
+pub(crate) fn zone_name_is_malformed(zone: &str) -> Error {
+    anyhow!("\"{zone:.255}\" is no zone; write its name, such as voice.example.com")
+}
+
+pub(crate) fn no_random_numbers() -> Error {
+    anyhow!("the system gives no random numbers, so there is no key; check /dev/urandom and type the command again")
+}
+
+pub(crate) fn not_a_zone_key(file: &Path) -> String {
+    format!(
+        "{} holds no key of ECDSA on P-256 (PKCS #8 in PEM); make one: `meridian dns key zone.key`",
+        file.display()
+    )
+}
+
 pub(crate) fn no_such_reason(name: &str) -> Error {
     anyhow!("there is no reason code {name:?} in this version; `meridian explain reason` lists all")
 }
@@ -368,6 +390,10 @@ mod tests {
     fn a_refusal_says_what_is_wrong_and_what_to_type() {
         let file = Path::new("trust.crt");
         for text in [
+            zone_key_exists(file),
+            no_random_numbers(),
+            zone_name_is_malformed("a..b"),
+            anyhow!(not_a_zone_key(file)),
             no_such_reason("x"),
             no_such_target("edge", "x", &["us-east"]),
             no_such_edge("x", "edge-dub"),

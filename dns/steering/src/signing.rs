@@ -38,6 +38,11 @@ impl ZoneKey {
         RecordData::Opaque(Type::DNSKEY, self.data[..].into())
     }
 
+    /// The point.
+    pub fn point(&self) -> &[u8] {
+        &self.data[4..]
+    }
+
     /// The flags, the protocol and the algorithm, as a DNSKEY record shows them before the point.
     pub fn shown(&self) -> (u16, u8, u8) {
         (KEY_FLAGS, KEY_PROTOCOL, ALGORITHM)
