@@ -35,7 +35,7 @@ pub(super) fn node_json(node: &v1::NodeStatus) -> Value {
     json!({
         "node": node.node, "kind": node_kind(node), "acknowledged": node.acknowledged,
         "acknowledged_at_ms": node.acknowledged_at_ms, "refused": node.refused, "connected": node.connected,
-        "root": some_text(&node.root), "certificate_until_ms": node.certificate_until_ms,
+        "root": some_text(&node.root), "certificate_until_ms": node.certificate_until_ms, "names": node.names,
     })
 }
 

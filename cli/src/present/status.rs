@@ -143,7 +143,38 @@ fn nodes(nodes: &[v1::NodeStatus], now_ms: u64, newest: u64) -> String {
             node.refused.clone(),
         ]);
     }
-    plain(&shown)
+    let names: String = nodes.iter().filter_map(|node| names_line(node, now_ms)).collect();
+    plain(&shown) + &names
+}
+
+/// The newest report of a name server.
+fn names_line(node: &v1::NodeStatus, now_ms: u64) -> Option<String> {
+    let names = node.names.as_ref()?;
+    let milliseconds = |us: u64| format!("{}.{:02} ms", us / 1000, us % 1000 / 10);
+    let mut text = format!(
+        "\n{} answered {} questions in a tick, {}",
+        node.node,
+        names.answered,
+        ago(names.at_ms, now_ms)
+    );
+    if names.answered > 0 {
+        let _ = write!(
+            text,
+            ": half within {}, 99 % within {}",
+            milliseconds(names.p50_us),
+            milliseconds(names.p99_us)
+        );
+    }
+    for (count, what) in [
+        (names.refused, "refused"),
+        (names.limited, "limited"),
+        (names.failed, "not sent"),
+    ] {
+        if count > 0 {
+            let _ = write!(text, "; {count} {what}");
+        }
+    }
+    Some(text)
 }
 
 /// The steps of a decision, from the judged tick to the nodes, each with its age.

@@ -39,6 +39,19 @@ fn example() -> v1::StatusReply {
             ..Default::default()
         }],
         leader: "control-plane".into(),
+        nodes: vec![v1::NodeStatus {
+            node: "ns1".into(),
+            kind: v1::NodeKind::Dns.into(),
+            names: Some(v1::NamesReported {
+                at_ms: 11_000,
+                answered: 4_200,
+                limited: 7,
+                p50_us: 35,
+                p99_us: 1_204,
+                ..Default::default()
+            }),
+            ..Default::default()
+        }],
         dns: Some(v1::DnsTiming {
             ttl_s: 7,
             pace: "changing".into(),
@@ -60,6 +73,9 @@ fn a_status_reads_well() {
         "DNS answers live for at most 7 s, while a change is likely; an edge that dies is in none after 48 s\n";
     assert!(text.contains(promise), "{text}");
     assert!(text.contains("127.0.1.1:8080 [::1]:8080"), "{text}");
+    let questions =
+        "\nns1 answered 4200 questions in a tick, 2 s ago: half within 0.03 ms, 99 % within 1.20 ms; 7 limited";
+    assert!(text.contains(questions), "{text}");
 }
 
 #[test]

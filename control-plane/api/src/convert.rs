@@ -168,6 +168,7 @@ impl From<&TickReport> for v1::TickReport {
             versions: report.versions.iter().map(Into::into).collect(),
             traffic: report.traffic.iter().map(Into::into).collect(),
             edges: report.edges.iter().map(Into::into).collect(),
+            names: None,
             // The sender adds these when it sends.
             sent_ms: 0,
             ahead_ms: None,
@@ -283,6 +284,62 @@ impl TryFrom<v1::TrafficSeen> for TrafficSeen {
             connect: read_latency(&seen.connect)?,
             first_byte: read_latency(&seen.first_byte)?,
             turn: read_latency(&seen.turn)?,
+        })
+    }
+}
+
+/// The questions that a name server answered in one tick.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct NamesSeen {
+    /// Questions answered.
+    pub answered: u64,
+    /// Of these, the malformed ones, those about another zone, and those for something that the server does not do.
+    pub refused: u64,
+    /// Replies that the rate limit cut or dropped.
+    pub limited: u64,
+    /// Replies that the system did not take.
+    pub failed: u64,
+    /// From the moment at which the server took a question until its reply was with the system.
+    pub latency: Latency,
+}
+
+/// A report of a name server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamesReport {
+    /// The name server.
+    pub node: NodeId,
+    /// The tick.
+    pub tick: Tick,
+    /// Its questions.
+    pub seen: NamesSeen,
+}
+
+impl From<&NamesReport> for v1::TickReport {
+    fn from(report: &NamesReport) -> Self {
+        Self {
+            vantage: report.node.to_string(),
+            tick: report.tick.0,
+            names: Some(v1::NamesSeen {
+                answered: report.seen.answered,
+                refused: report.seen.refused,
+                limited: report.seen.limited,
+                failed: report.seen.failed,
+                latency: latency_bytes(&report.seen.latency).into(),
+            }),
+            ..Self::default()
+        }
+    }
+}
+
+impl TryFrom<v1::NamesSeen> for NamesSeen {
+    type Error = BadMessage;
+    fn try_from(seen: v1::NamesSeen) -> Result<Self, BadMessage> {
+        Ok(Self {
+            answered: seen.answered,
+            refused: seen.refused,
+            limited: seen.limited,
+            failed: seen.failed,
+            latency: read_latency(&seen.latency)?,
         })
     }
 }

@@ -22,6 +22,11 @@ pub enum Call<'a> {
         /// The name of the control plane that is asked: it takes its own observations without a connection.
         asked: &'a str,
     },
+    /// Report the questions that this name server answered.
+    ReportAsDns {
+        /// The name server in the report.
+        node: &'a str,
+    },
     /// Look: status, why, history, plan, wait, documents, the audit log.
     Look,
     /// Order something: failover, switchover, restore, drain, rollout, freeze, unfreeze, ack, abort.
@@ -89,6 +94,14 @@ pub fn authorise(peer: &Peer, call: Call<'_>) -> Result<(), Denied> {
         }
         (Call::Report { .. }, _) => texts::VANTAGES_REPORT.to_owned(),
 
+        (Call::ReportAsDns { node }, Role::Dns(name)) => {
+            if node == name {
+                return Ok(());
+            }
+            texts::REPORTS_AS_ITSELF.to_owned()
+        }
+        (Call::ReportAsDns { .. }, _) => texts::NAME_SERVERS_REPORT.to_owned(),
+
         (Call::CallStack, Role::Edge(_) | Role::ControlPlane(_)) => return Ok(()),
         (Call::CallStack, _) => texts::EDGES_CALL_STACKS.to_owned(),
 
@@ -130,7 +143,11 @@ impl Call<'_> {
             Self::Order { region, .. } => Some((OperatorRole::Operator, region)),
             Self::Approve { region } => Some((OperatorRole::Approver, region)),
             Self::Rule { .. } => Some((OperatorRole::Admin, None)),
-            Self::FollowAsEdge { .. } | Self::FollowAsDns { .. } | Self::Report { .. } | Self::Renew => None,
+            Self::FollowAsEdge { .. }
+            | Self::FollowAsDns { .. }
+            | Self::Report { .. }
+            | Self::ReportAsDns { .. }
+            | Self::Renew => None,
             Self::CallStack | Self::Serve { .. } => None,
         }
     }
@@ -139,7 +156,7 @@ impl Call<'_> {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::FollowAsEdge { .. } | Self::FollowAsDns { .. } => "follow",
-            Self::Report { .. } => "report",
+            Self::Report { .. } | Self::ReportAsDns { .. } => "report",
             Self::Look => "look",
             Self::Order { .. } => "order",
             Self::Approve { .. } => "approve",
@@ -157,6 +174,7 @@ impl Call<'_> {
             Self::FollowAsEdge { node } => format!("follow plans as edge {node:.64}"),
             Self::FollowAsDns { node } => format!("follow plans as name server {node:.64}"),
             Self::Report { vantage, .. } => format!("report as {vantage:.64}"),
+            Self::ReportAsDns { node } => format!("report as name server {node:.64}"),
             Self::Look => "read the state of the deployment".to_owned(),
             Self::Order { kind, region } => format!("order {kind}{}", at(region)),
             Self::Approve { region } => format!("approve an order{}", at(region)),
@@ -245,6 +263,10 @@ mod tests {
                 },
                 vec!["control-plane/cp-2"],
             ),
+            // A name server with the name of an edge reports as a name server only.
+            (Call::ReportAsDns { node: "ns1" }, vec!["dns/ns1"]),
+            (Call::ReportAsDns { node: "edge-dub" }, vec!["dns/edge-dub"]),
+            (Call::ReportAsDns { node: "cp-1" }, vec![]),
             // Its own observations come from inside; an edge of the same name cannot speak for it.
             (
                 Call::Report {

@@ -224,6 +224,8 @@ pub(crate) const REPORTS_AS_ITSELF: &str =
     "a vantage reports under its own id only; correct the node's name in its configuration, or its certificate";
 pub(crate) const VANTAGES_REPORT: &str =
     "only edges and control planes report observations; check the certificate of the node";
+pub(crate) const NAME_SERVERS_REPORT: &str =
+    "only name servers report questions of DNS; check the certificate of the node";
 pub(crate) const EDGES_CALL_STACKS: &str =
     "only edges and control planes do that; devices and operators go through an edge";
 pub(crate) const OTHER_REGION_SERVES: &str =
@@ -301,6 +303,7 @@ mod tests {
             DNS_FOLLOWS_AS_DNS,
             REPORTS_AS_ITSELF,
             VANTAGES_REPORT,
+            NAME_SERVERS_REPORT,
             EDGES_CALL_STACKS,
             OTHER_REGION_SERVES,
             TOO_MANY_JOIN,

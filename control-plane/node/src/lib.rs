@@ -14,4 +14,4 @@ mod testing;
 
 pub use follow::{Contact, Follower};
 pub use last_good::LastGood;
-pub use report::{Reporter, report_queue};
+pub use report::{Report, Reporter, report_queue};

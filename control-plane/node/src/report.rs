@@ -26,6 +26,7 @@ use verdict::{TickReport, clocks::ALARM_MS};
 
 use api::{
     connect::{self, Backoff},
+    convert::NamesReport,
     v1::{self, observations_client::ObservationsClient},
 };
 
@@ -37,11 +38,11 @@ const QUEUE_LENGTH: usize = 4;
 
 /// The sender for reports, and the task that delivers them to all `endpoints`. `identity` is what this vantage shows to those at
 /// `https://` URLs, and `clock` its clock.
-pub fn report_queue(
+pub fn report_queue<T: Report>(
     endpoints: Vec<String>,
     identity: Option<Arc<Identity>>,
     clock: fn() -> Moment,
-) -> (mpsc::Sender<TickReport>, Reporter) {
+) -> (mpsc::Sender<T>, Reporter<T>) {
     let (sender, reports) = mpsc::channel(QUEUE_LENGTH);
     let reporter = Reporter {
         endpoints,
@@ -52,18 +53,36 @@ pub fn report_queue(
     (sender, reporter)
 }
 
+/// A report as it goes to control planes: that of a vantage, or that of a name server.
+pub trait Report: Send + Sync + 'static {
+    /// The message.
+    fn message(&self) -> v1::TickReport;
+}
+
+impl Report for TickReport {
+    fn message(&self) -> v1::TickReport {
+        self.into()
+    }
+}
+
+impl Report for NamesReport {
+    fn message(&self) -> v1::TickReport {
+        self.into()
+    }
+}
+
 /// Sends every report to every control plane. A slow or dead control plane does not delay the others.
-pub struct Reporter {
+pub struct Reporter<T> {
     endpoints: Vec<String>,
     identity: Option<Arc<Identity>>,
-    reports: mpsc::Receiver<TickReport>,
+    reports: mpsc::Receiver<T>,
     clock: fn() -> Moment,
 }
 
 /// Reports for one control plane. If it is too slow, the oldest are overwritten.
-type Queue = broadcast::Receiver<Arc<TickReport>>;
+type Queue<T> = broadcast::Receiver<Arc<T>>;
 
-impl Reporter {
+impl<T: Report> Reporter<T> {
     /// Sends reports until the queue is closed or `stop`. Reports that were not sent by then are lost.
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         tokio::select! {
@@ -104,7 +123,12 @@ impl Reporter {
     }
 }
 
-async fn keep_sending(endpoint: String, identity: Option<Arc<Identity>>, mut queue: Queue, clock: fn() -> Moment) {
+async fn keep_sending<T: Report>(
+    endpoint: String,
+    identity: Option<Arc<Identity>>,
+    mut queue: Queue<T>,
+    clock: fn() -> Moment,
+) {
     let mut backoff = Backoff::of(&endpoint);
     let mut receipts = Receipts::of(&endpoint);
     loop {
@@ -134,10 +158,10 @@ async fn keep_sending(endpoint: String, identity: Option<Arc<Identity>>, mut que
 
 /// Sends to one control plane. Returns `Ok` when the queue was closed. Sets `connected` once the control plane has
 /// answered.
-async fn send_to(
+async fn send_to<T: Report>(
     endpoint: &str,
     identity: Option<&Arc<Identity>>,
-    queue: &mut Queue,
+    queue: &mut Queue<T>,
     clock: fn() -> Moment,
     known: &mut Receipts,
     connected: &mut bool,
@@ -156,7 +180,7 @@ async fn send_to(
                 let place = place.map_err(|_| gone())?;
                 tokio::select! {
                     report = queue.recv() => match report {
-                        Ok(report) => place.send(known.stamp(report.as_ref().into(), clock())),
+                        Ok(report) => place.send(known.stamp(report.message(), clock())),
                         Err(RecvError::Lagged(dropped)) => {
                             tracing::warn!(%endpoint, dropped, "{}", texts::READS_TOO_SLOWLY);
                         }

@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use api::v1;
+use api::{convert::NamesSeen, v1};
 use parking_lot::{Mutex, MutexGuard};
 use planning::{Input, Refusal};
 use tokio::sync::watch;
@@ -39,6 +39,8 @@ pub struct Node {
     pub ahead: Option<(PlanNumber, Moment)>,
     /// The certificate of its newest connection.
     pub shown: Option<ShownCertificate>,
+    /// The newest report of a name server, and when it came.
+    pub names: Option<(Moment, NamesSeen)>,
 }
 
 /// The authority behind a node's certificate.
@@ -142,9 +144,23 @@ impl Nodes {
             connections: 0,
             ahead: None,
             shown: None,
+            names: None,
         });
         (node.kind, node.shown) = (kind, shown);
         node.connections += 1;
+    }
+
+    /// Keeps the newest report of a name server. False if no name server of that name follows plans here: reports of strangers would
+    /// take memory.
+    pub(crate) fn saw_names(&self, id: &NodeId, seen: NamesSeen, now: Moment) -> bool {
+        let mut registry = self.registry();
+        match registry.nodes.get_mut(id).filter(|node| node.kind == v1::NodeKind::Dns) {
+            Some(node) => {
+                node.names = Some((now, seen));
+                true
+            }
+            None => false,
+        }
     }
 
     pub(crate) fn disconnected(&self, id: &NodeId) {

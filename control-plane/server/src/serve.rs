@@ -212,6 +212,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let observations = ObservationsService {
         inbox: inbox.clone(),
         guard: guard.clone(),
+        nodes: nodes.clone(),
         node: config.node.clone(),
         stop: stop.clone(),
     };

@@ -12,7 +12,7 @@ use crate::{
     reply::AMPLIFICATION,
     serve::RateLimit,
     signer::KEYS_MAX,
-    texts,
+    texts, tls,
 };
 
 /// Configuration of a DNS responder. Paths are relative to the folder of the configuration file.
@@ -54,6 +54,9 @@ pub struct Config {
     /// makes a new one.
     #[serde(default)]
     pub cookie_secret: Option<String>,
+    /// DNS over TLS. Without it there is none.
+    #[serde(default)]
+    pub tls: Option<tls::Settings>,
     /// The keys of the zone. Without them it is not signed.
     #[serde(default)]
     pub dnssec: Option<Dnssec>,
@@ -163,6 +166,9 @@ impl Rules for Config {
         {
             problems.add("dnssec.keys", texts::bad_keys(KEYS_MAX));
         }
+        if self.tls.as_ref().is_some_and(|tls| tls.listen.is_empty()) {
+            problems.add("tls.listen", texts::tls_without_addresses());
+        }
         if let Err(found) = networks::read(&self.network) {
             problems.extend(found);
         }
@@ -174,6 +180,7 @@ impl Rules for Config {
         identity
             .chain([&mut self.state_dir])
             .chain(&mut self.geoip_database)
+            .chain(self.tls.iter_mut().flat_map(|tls| [&mut tls.certificate, &mut tls.key]))
             .chain(self.dnssec.iter_mut().flat_map(|dnssec| &mut dnssec.keys))
             .collect()
     }
@@ -198,7 +205,7 @@ mod tests {
         let text = "node = \"dns-1\"\nlisten = []\nadmin_listen = \"127.0.0.1:0\"\nstate_dir = \"state\"\n\
                     control_planes = [\"127.0.0.1:7100\"]\ncookie_secret = \"abc\"\nreturn_step_s = 9999\n\
                     all_out = \"static\"\n[rate_limit]\nper_s = 5\nslip = 11\namplification = 2\n\
-                    [dnssec]\nkeys = []\n\
+                    [dnssec]\nkeys = []\n[tls]\nlisten = []\ncertificate = \"c\"\nkey = \"k\"\n\
                     [[network]]\nprefix = \"10.0.0.0/40\"\nlatitude = 0.0\nlongitude = 0.0\n\
                     [[network]]\nprefix = \"::/0\"\nlatitude = 91.0\nlongitude = 0.0\n";
         let error = daemon::config::read::<Config>("dns.toml", text)
@@ -213,6 +220,7 @@ mod tests {
             "rate_limit.slip: write 0 to 10",
             "rate_limit.amplification: write 3 to 10",
             "dnssec.keys: write 1 to 2 files",
+            "tls.listen: the list is empty",
             "network[0].prefix: \"10.0.0.0/40\" is longer than an address; write a length of at most 32",
             "network[1].latitude: 91 is out of range; write degrees from -90 to 90",
         ] {

@@ -70,14 +70,14 @@ fn is_on_earth(location: Location) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
 
     /// Writes a database of IPv4 networks in MaxMind's format (spec 2.0): a search tree with records of 24 bits, a data
     /// section, and the metadata.
-    fn database(networks: &[(&str, u8, f64, f64)]) -> Vec<u8> {
+    pub(crate) fn database(networks: &[(&str, u8, f64, f64)]) -> Vec<u8> {
         #[derive(Default, Clone, Copy)]
         struct Node([Option<Next>; 2]);
         #[derive(Clone, Copy)]

@@ -9,10 +9,15 @@ use std::{
 use anyhow::Context as _;
 use api::v1::NodeKind;
 use daemon::{Process, Tasks, admin};
-use dns::{Config, Metrics, Responder, Signer, geo, measure, networks, pages, serve, signer, texts};
+use dns::{
+    Config, Metrics, Responder, Signer, measure, memory, pages, places, report,
+    serve::{self, Feeds},
+    signer, texts,
+    tls::Tls,
+};
 use node::{Follower, LastGood};
 use prometheus_client::registry::Registry;
-use steering::{Geography, Steering};
+use steering::{Memory, Steering};
 use tokio::sync::watch;
 use topology::Snapshot;
 
@@ -46,12 +51,15 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
             Some(Arc::new(signer))
         }
     };
+    let tls = config.tls.as_ref().map(Tls::load).transpose()?.map(Arc::new);
     let ready = admin::Readiness::default();
     ready.set("plan", false);
+    let places = places::Places::new(&config.network, config.geoip_database.clone())?;
+    let geography = watch::Sender::new(Arc::new(places.read()?));
     let pages = Arc::new(pages::Pages {
         node: config.node.clone(),
         responder: OnceLock::new(),
-        geography: Arc::new(geography(&config)?),
+        geography: geography.subscribe(),
         settings: config.settings(),
     });
     let admin = admin::serve_with(
@@ -73,6 +81,7 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
         contact: node::Contact::default(),
         identity: identity.clone(),
     };
+    let reporting_identity = identity.clone();
     if let Some(identity) = identity {
         let stop = tasks.stop_token();
         tasks.spawn("identity", async move {
@@ -81,9 +90,26 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
             Ok(())
         });
     }
+    let (reports, reporter) = node::report_queue(config.control_planes.clone(), reporting_identity, daemon::clock::now);
+    let stop = tasks.stop_token();
+    tasks.spawn("reports", async move {
+        reporter.run(stop.cancelled()).await;
+        Ok(())
+    });
+    let (stop, node, seen) = (tasks.stop_token(), config.node.clone(), metrics.clone());
+    tasks.spawn("counts", async move {
+        stop.run_until_cancelled(report::keep_reporting(node, seen, reports))
+            .await;
+        Ok(())
+    });
     let stop = tasks.stop_token();
     tasks.spawn("follow plans", async move {
         follower.run(current, stop.cancelled()).await;
+        Ok(())
+    });
+    let stop = tasks.stop_token();
+    tasks.spawn("places", async move {
+        stop.run_until_cancelled(places.keep_current(geography)).await;
         Ok(())
     });
     let stop = tasks.stop_token();
@@ -92,7 +118,7 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
             // The task that follows plans stops at the same moment. The end of its channel is then no failure.
             biased;
             () = stop.cancelled() => Ok(()),
-            result = answer(process, config, snapshots, metrics, ready, (admin, pages), signer, stop.clone()) => result,
+            result = answer(process, config, snapshots, metrics, ready, (admin, pages), (signer, tls), stop.clone()) => result,
         }
     });
     tasks.run(GRACE).await
@@ -106,7 +132,7 @@ async fn answer(
     metrics: Metrics,
     ready: admin::Readiness,
     (admin, pages): (std::net::SocketAddr, Arc<pages::Pages>),
-    signer: Option<Arc<Signer>>,
+    (signer, tls): (Option<Arc<Signer>>, Option<Arc<Tls>>),
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
     tracing::info!("{}", texts::WAITS_FOR_PLAN);
@@ -116,7 +142,12 @@ async fn answer(
         .context(texts::FOLLOWER_ENDED)?
         .clone()
         .context(texts::FOLLOWER_ENDED)?;
-    let mut steering = Steering::new(pages.geography.clone(), pages.settings.clone());
+    let places = pages.geography.clone();
+    let mut steering = Steering::new(places.borrow().clone(), pages.settings.clone());
+    let remembers = config.state_dir.join("returning");
+    if let Some(memory) = memory::read(&remembers) {
+        steering.remember(&memory, daemon::clock::now());
+    }
     let answers = tokio::task::block_in_place(|| steering.compile(&first, daemon::clock::now()));
     let secret = config.cookie_secret().unwrap_or_else(rand::random);
     let mut responder = Responder::new(answers, &config.node, secret).amplifying(config.rate_limit.amplification);
@@ -137,9 +168,28 @@ async fn answer(
         addresses.push(("dns", first.address()?));
     }
     let mut serving = tokio::task::JoinSet::new();
+    if let (Some(settings), Some(tls)) = (&config.tls, tls) {
+        for listen in &settings.listen {
+            let listener = daemon::listen(*listen).with_context(|| texts::cannot_listen_for_tls(*listen))?;
+            if addresses.iter().all(|(name, _)| *name != "tls") {
+                addresses.push(("tls", listener.local_addr()?));
+            }
+            let (tls, responder) = (tls.clone(), responder.clone());
+            serving.spawn(serve::serve_tls(
+                listener,
+                tls,
+                responder,
+                metrics.clone(),
+                stop.clone(),
+            ));
+        }
+        serving.spawn(async move { tls.keep_current().await });
+    }
     for sockets in sockets {
         serving.spawn(sockets.serve(responder.clone(), config.rate_limit, metrics.clone(), stop.clone()));
     }
+    let (memory, newest_memory) = watch::channel(Memory::default());
+    serving.spawn(memory::keep_saved(remembers, newest_memory));
     let (measured, measurements) = watch::channel(measure::Measured::new());
     if config.measure_edges {
         serving.spawn(measure::keep_measuring(snapshots.clone(), measured));
@@ -150,21 +200,16 @@ async fn answer(
     serving.spawn(serve::keep_current(
         responder,
         steering,
-        snapshots,
-        measurements,
+        Feeds {
+            snapshots,
+            measurements,
+            places,
+            memory,
+        },
         metrics,
     ));
     ready.set("plan", true);
     process.announce(&addresses)?;
     serving.join_next().await;
     Ok(())
-}
-
-/// The places of clients: the operator's networks, and below them the database.
-fn geography(config: &Config) -> anyhow::Result<Geography> {
-    let entries = networks::read(&config.network)?;
-    let database = config.geoip_database.as_deref().map(geo::read).transpose()?;
-    let geography = Geography::new(&entries, database.unwrap_or_default());
-    tracing::info!(networks = geography.networks(), "read the places of clients");
-    Ok(geography)
 }

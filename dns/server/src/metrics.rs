@@ -1,8 +1,15 @@
 //! The metrics of the responder. Their names are constants in this file. The encoder adds `_total` to the names of
 //! counters.
 
-use std::sync::atomic::AtomicU64;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
+use api::convert::NamesSeen;
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
@@ -10,6 +17,7 @@ use prometheus_client::{
 };
 use steering::Type;
 use strum::{EnumCount as _, IntoEnumIterator as _};
+use verdict::Latency;
 
 /// Queries answered, by type, response code and transport.
 pub const QUERIES: &str = "meridian_dns_queries";
@@ -100,6 +108,7 @@ pub enum Rcode {
 pub enum TransportLabel {
     Udp,
     Tcp,
+    Tls,
 }
 
 daemon::label_values!(QueryType, Rcode, TransportLabel);
@@ -115,9 +124,82 @@ pub struct QueryLabels {
     pub transport: TransportLabel,
 }
 
+/// Parts of a doubling of time that have a bin of their own: 19 % apart.
+const BINS_IN_DOUBLING: u64 = 4;
+/// Bins of times: up to an hour.
+const BINS: usize = 128;
+
+/// The counts since the last report to control planes.
+#[derive(Debug)]
+pub struct Seen {
+    answered: AtomicU64,
+    refused: AtomicU64,
+    limited: AtomicU64,
+    failed: AtomicU64,
+    /// Replies by the logarithm of the time that they took.
+    times: [AtomicU64; BINS],
+}
+
+impl Default for Seen {
+    fn default() -> Self {
+        Self {
+            answered: AtomicU64::default(),
+            refused: AtomicU64::default(),
+            limited: AtomicU64::default(),
+            failed: AtomicU64::default(),
+            times: std::array::from_fn(|_| AtomicU64::default()),
+        }
+    }
+}
+
+impl Seen {
+    /// Counts replies that took this long from the question until they were with the system.
+    pub(crate) fn took(&self, time: Duration, replies: u64) {
+        let us = u64::try_from(time.as_micros()).unwrap_or(u64::MAX).max(1);
+        let doublings = u64::from(us.ilog2());
+        // The first two bits behind the highest one.
+        let part = if doublings < 2 {
+            us << (2 - doublings)
+        } else {
+            us >> (doublings - 2)
+        } - BINS_IN_DOUBLING;
+        let bin = usize::try_from(doublings * BINS_IN_DOUBLING + part)
+            .unwrap_or(BINS)
+            .min(BINS - 1);
+        self.times[bin].fetch_add(replies, Relaxed);
+    }
+
+    fn count(&self, rcode: Rcode, count: u64) {
+        self.answered.fetch_add(count, Relaxed);
+        if !matches!(rcode, Rcode::NoError | Rcode::NxDomain) {
+            self.refused.fetch_add(count, Relaxed);
+        }
+    }
+
+    /// The counts, which begin anew.
+    pub(crate) fn take(&self) -> NamesSeen {
+        let taken = |counter: &AtomicU64| counter.swap(0, Relaxed);
+        let mut latency = Latency::default();
+        for (bin, counter) in (0..).zip(&self.times) {
+            let (doublings, part) = (bin / BINS_IN_DOUBLING, bin % BINS_IN_DOUBLING);
+            let us = (1_u64 << doublings) as f64 * (1.0 + (part as f64 + 0.5) / BINS_IN_DOUBLING as f64);
+            latency.add_many(us / 1000.0, taken(counter));
+        }
+        NamesSeen {
+            answered: taken(&self.answered),
+            refused: taken(&self.refused),
+            limited: taken(&self.limited),
+            failed: taken(&self.failed),
+            latency,
+        }
+    }
+}
+
 /// Handles on every metric.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
+    /// The counts for control planes.
+    pub seen: Arc<Seen>,
     /// [`QUERIES`].
     pub queries: Family<QueryLabels, Counter>,
     /// [`DROPPED`].
@@ -151,6 +233,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
+    /// Counts a reply over a stream.
+    pub(crate) fn count(&self, labels: QueryLabels, took: Duration) {
+        self.queries.get_or_create(&labels).inc();
+        self.seen.count(labels.rcode, 1);
+        self.seen.took(took, 1);
+    }
+
     /// Registers every metric.
     pub fn register(&self, registry: &mut Registry) {
         registry.register(QUERIES, "Queries answered", self.queries.clone());
@@ -240,9 +329,12 @@ impl Tally {
                     transport: TransportLabel::Udp,
                 };
                 let counter = counter.get_or_insert_with(|| metrics.queries.get_or_create(&labels).clone());
+                metrics.seen.count(rcode, *count);
                 counter.inc_by(std::mem::take(count));
             }
         }
+        metrics.seen.limited.fetch_add(self.limited, Relaxed);
+        metrics.seen.failed.fetch_add(self.unsent, Relaxed);
         for (count, counter) in [
             (&mut self.dropped, &metrics.dropped),
             (&mut self.truncated, &metrics.truncated),
@@ -262,6 +354,28 @@ mod tests {
     use prometheus_client::encoding::text::encode;
 
     use super::*;
+
+    #[test]
+    fn counts_for_control_planes_begin_anew_with_each_report() {
+        let seen = Seen::default();
+        for us in [0, 1, 2, 3, 7, 100, 5_000, 300_000_000] {
+            let times = Seen::default();
+            times.took(Duration::from_micros(us), 3);
+            let told = times.take().latency;
+            let ms = us.max(1) as f64 / 1000.0;
+            let near = told.quantile(0.5).unwrap() / ms;
+            assert!(
+                told.count() == 3 && (0.85..1.2).contains(&near),
+                "{us} µs are told as {near} times of that"
+            );
+        }
+        seen.took(Duration::MAX, 1);
+        seen.count(Rcode::NoError, 5);
+        seen.count(Rcode::FormErr, 2);
+        let told = seen.take();
+        assert_eq!((told.answered, told.refused, told.latency.count()), (7, 2, 1));
+        assert_eq!(seen.take(), NamesSeen::default());
+    }
 
     #[test]
     fn label_values_are_in_lower_case() {

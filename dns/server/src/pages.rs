@@ -14,6 +14,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use steering::{Answers, Client, Explained, Geography, Lookup, Record, Settings, Source, Steering, Type};
+use tokio::sync::watch;
 use topology::{NodeId, PlanNumber, Snapshot, snapshot::SNAPSHOT_BYTES_MAX};
 
 use crate::{Responder, texts};
@@ -26,7 +27,7 @@ pub struct Pages {
     /// Set with the first plan.
     pub responder: OnceLock<Arc<Responder>>,
     /// The places of clients.
-    pub geography: Arc<Geography>,
+    pub geography: watch::Receiver<Arc<Geography>>,
     /// The settings that change answers.
     pub settings: Settings,
 }
@@ -115,7 +116,7 @@ async fn explain_by(
     let refuse = |error: &dyn std::fmt::Display| (StatusCode::BAD_REQUEST, texts::not_a_plan(error));
     let snapshot: Snapshot = serde_json::from_slice(&document).map_err(|error| refuse(&error))?;
     snapshot.validate().map_err(|error| refuse(&error))?;
-    let mut steering = Steering::new(pages.geography.clone(), pages.settings.clone());
+    let mut steering = Steering::new(pages.geography.borrow().clone(), pages.settings.clone());
     let answers = steering.compile(&snapshot, daemon::clock::now());
     answer(&pages, &question, &answers)
 }

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::Context as _;
 use serde::Deserialize;
-use steering::Steering;
+use steering::{Geography, Memory, Steering};
 use tokio::{
     io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
@@ -21,13 +21,15 @@ use tokio_util::sync::CancellationToken;
 use topology::Snapshot;
 
 use crate::{
-    Metrics, Reply, Responder, Transport,
+    Metrics, Responder, Transport,
     limit::Limiter,
     measure::Measured,
     metrics::{QueryLabels, TransportLabel},
     reply::{AMPLIFICATION, Received},
     slots::{Slot, Slots},
-    texts, udp,
+    texts,
+    tls::Tls,
+    udp,
 };
 
 /// Most TCP connections per address; one more evicts the longest idle one. TCP is the exception here, and connections
@@ -112,7 +114,7 @@ impl Sockets {
             }
         };
         let mut serving = JoinSet::new();
-        serving.spawn(serve_tcp(self.tcp, responder, metrics));
+        serving.spawn(serve_tcp(self.tcp, None, responder, metrics));
         // No serving task ends by itself. If one panicked, its socket would no longer be read, so the process ends and
         // its supervisor restarts it.
         tokio::select! {
@@ -125,17 +127,44 @@ impl Sockets {
     }
 }
 
-/// Compiles every newer snapshot, and the newest one again when time or a measurement changes its answers, until the sender
-/// of snapshots is gone.
-pub async fn keep_current(
-    responder: Arc<Responder>,
-    mut steering: Steering,
-    mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    mut measurements: watch::Receiver<Measured>,
-    metrics: Metrics,
-) {
+/// What answers are compiled from, and the memory that they leave.
+#[derive(Debug)]
+pub struct Feeds {
+    /// The plans.
+    pub snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
+    /// The time to each edge.
+    pub measurements: watch::Receiver<Measured>,
+    /// The places of clients.
+    pub places: watch::Receiver<Arc<Geography>>,
+    /// What has to outlive a restart.
+    pub memory: watch::Sender<Memory>,
+}
+
+impl Feeds {
+    /// Plans alone: nothing is measured, no place is known, and nothing is remembered.
+    pub fn of(snapshots: watch::Receiver<Option<Arc<Snapshot>>>, places: Arc<Geography>) -> Self {
+        Self {
+            snapshots,
+            measurements: watch::channel(Measured::new()).1,
+            places: watch::channel(places).1,
+            memory: watch::channel(Memory::default()).0,
+        }
+    }
+}
+
+/// Compiles every newer snapshot, and the newest one again when time, a measurement or a new place changes its answers, until the
+/// sender of snapshots is gone.
+pub async fn keep_current(responder: Arc<Responder>, mut steering: Steering, feeds: Feeds, metrics: Metrics) {
+    let Feeds {
+        mut snapshots,
+        mut measurements,
+        mut places,
+        memory,
+    } = feeds;
     loop {
         steering.measured(measurements.borrow_and_update().clone());
+        let newest_places = places.borrow_and_update().clone();
+        steering.know_places(newest_places);
         let newest = snapshots.borrow_and_update().clone();
         let mut again = None;
         if let Some(snapshot) = newest {
@@ -146,6 +175,12 @@ pub async fn keep_current(
             metrics.ttl.set(answers.ttl().high_s.into());
             again = answers.holds_until().map(|until| until.since(now).max(RECOMPILE_PAUSE));
             responder.set(answers);
+            let newest = steering.memory();
+            memory.send_if_modified(|known| {
+                let is_new = *known != newest;
+                *known = newest;
+                is_new
+            });
             metrics.plan_generation.set(snapshot.plan.generation.cast_signed());
             metrics
                 .plan_created
@@ -166,8 +201,9 @@ pub async fn keep_current(
                     return;
                 }
             }
-            // Without measurements the sender is gone.
+            // Without measurements and without a database the senders are gone.
             Ok(()) = measurements.changed() => {}
+            Ok(()) = places.changed() => {}
             () = later => {}
         }
     }
@@ -181,7 +217,23 @@ fn compile(steering: &mut Steering, snapshot: &Snapshot, now: topology::Moment) 
     }
 }
 
-async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>, metrics: Metrics) {
+/// Answers questions over TLS (RFC 7858) until `stop`.
+pub async fn serve_tls(
+    listener: TcpListener,
+    tls: Arc<Tls>,
+    responder: Arc<Responder>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let serving = tokio::spawn(serve_tcp(listener, Some(tls), responder, metrics));
+    let aborting = serving.abort_handle();
+    tokio::select! {
+        () = stop.cancelled() => aborting.abort(),
+        ended = serving => tracing::error!(?ended, "{}", texts::TASK_ENDED),
+    }
+}
+
+async fn serve_tcp(listener: TcpListener, tls: Option<Arc<Tls>>, responder: Arc<Responder>, metrics: Metrics) {
     let slots = Slots::new(TCP_CONNECTIONS_MAX);
     let mut connections = JoinSet::new();
     loop {
@@ -198,13 +250,13 @@ async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>, metrics: Me
         if has_evicted {
             metrics.tcp_evicted.inc();
         }
-        let (responder, metrics) = (responder.clone(), metrics.clone());
+        let (tls, responder, metrics) = (tls.clone(), responder.clone(), metrics.clone());
         connections.spawn(async move {
             metrics.tcp_connections.inc();
             tokio::select! {
                 biased;
                 () = slot.evicted() => {}
-                result = serve_connection(stream, client, &slot, &responder, &metrics) => {
+                result = serve_connection(stream, client, tls.as_deref(), &slot, &responder, &metrics) => {
                     if let Err(error) = result {
                         tracing::debug!(%client, %error, "a TCP connection ended");
                     }
@@ -218,18 +270,26 @@ async fn serve_tcp(listener: TcpListener, responder: Arc<Responder>, metrics: Me
 async fn serve_connection(
     stream: TcpStream,
     client: SocketAddr,
+    tls: Option<&Tls>,
     slot: &Slot,
     responder: &Responder,
     metrics: &Metrics,
 ) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    converse(stream, client, slot, responder, metrics).await
+    match tls {
+        None => converse(stream, client, TransportLabel::Tcp, slot, responder, metrics).await,
+        Some(tls) => {
+            let stream = timeout(TCP_MESSAGE, tls.accept(stream)).await??;
+            converse(stream, client, TransportLabel::Tls, slot, responder, metrics).await
+        }
+    }
 }
 
-/// Serves one connection: questions and replies in order, each preceded by its length (RFC 1035 §4.2.2).
+/// Serves one stream: questions and replies in order, each preceded by its length (RFC 1035 §4.2.2).
 async fn converse(
     mut stream: impl AsyncRead + AsyncWrite + Unpin,
     client: SocketAddr,
+    transport: TransportLabel,
     slot: &Slot,
     responder: &Responder,
     metrics: &Metrics,
@@ -243,6 +303,7 @@ async fn converse(
         }
         let mut question = vec![0; u16::from_be_bytes(length).into()];
         timeout(TCP_MESSAGE, stream.read_exact(&mut question)).await??;
+        let taken = Instant::now();
         let received = Received {
             message: &question,
             client: client.ip(),
@@ -254,26 +315,28 @@ async fn converse(
             metrics.dropped.inc();
             return Ok(());
         };
-        count(metrics, &reply);
         let Ok(length) = u16::try_from(reply.bytes.len()) else {
             return Err(io::Error::other("the reply is longer than 65535 bytes"));
         };
+        let (qtype, rcode) = (reply.qtype, reply.rcode);
+        if reply.truncated {
+            metrics.truncated.inc();
+        }
         let mut framed = length.to_be_bytes().to_vec();
         framed.extend(reply.bytes);
-        timeout(TCP_MESSAGE, stream.write_all(&framed)).await??;
+        // TLS keeps what it wrote until it is flushed.
+        timeout(TCP_MESSAGE, async {
+            stream.write_all(&framed).await?;
+            stream.flush().await
+        })
+        .await??;
         slot.replied();
-    }
-}
-
-fn count(metrics: &Metrics, reply: &Reply) {
-    let labels = QueryLabels {
-        qtype: reply.qtype,
-        rcode: reply.rcode,
-        transport: TransportLabel::Tcp,
-    };
-    metrics.queries.get_or_create(&labels).inc();
-    if reply.truncated {
-        metrics.truncated.inc();
+        let labels = QueryLabels {
+            qtype,
+            rcode,
+            transport,
+        };
+        metrics.count(labels, taken.elapsed());
     }
 }
 
@@ -293,7 +356,15 @@ mod tests {
             let responder = Responder::new(answers, &node, [0; 16]);
             let client: SocketAddr = "198.51.100.7:5353".parse().unwrap();
             let (slot, _) = Slots::new(1).take(client.ip());
-            converse(theirs, client, &slot, &responder, &Metrics::default()).await
+            converse(
+                theirs,
+                client,
+                TransportLabel::Tcp,
+                &slot,
+                &responder,
+                &Metrics::default(),
+            )
+            .await
         });
         ours
     }

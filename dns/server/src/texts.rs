@@ -33,6 +33,13 @@ pub(crate) fn cannot_listen(address: SocketAddr, transport: &str) -> String {
     )
 }
 
+/// An address of `[tls]` cannot be listened on.
+pub fn cannot_listen_for_tls(address: SocketAddr) -> String {
+    format!(
+        "cannot listen on {address} (TLS); write a free address in [tls], and allow ports below 1024 with CAP_NET_BIND_SERVICE"
+    )
+}
+
 pub(crate) fn no_common_port(ip: IpAddr) -> String {
     format!("no port of {ip} is free for both UDP and TCP; write one that is in listen")
 }
@@ -50,6 +57,30 @@ pub(crate) const CANNOT_ACCEPT: &str = "cannot accept over TCP; the name server 
 pub(crate) const CANNOT_WRITE_REPLY: &str =
     "a reply cannot be written; the client gets none and asks again; please report this line";
 
+pub(crate) const CERTIFICATE_REFUSED: &str = "the new certificate for DNS over TLS cannot be used; the old one stays in use; put the right \
+                                              files in the places that [tls] names";
+
+pub(crate) fn bad_certificate(certificate: &Path, key: &Path) -> String {
+    format!(
+        "certificate {} with key {} cannot be used; write a chain and its key in PEM",
+        certificate.display(),
+        key.display()
+    )
+}
+
+pub(crate) fn tls_without_addresses() -> String {
+    "the list is empty; write at least one, such as [\"0.0.0.0:853\"], or remove [tls]".to_owned()
+}
+
+pub(crate) const MEMORY_UNREADABLE: &str = "the file with the edges that return cannot be read; such edges get all their clients at once; \
+                                            nothing has to be done: the next plan writes it anew";
+pub(crate) const MEMORY_NOT_SAVED: &str = "the edges that return cannot be written to disk; after a restart they get all their clients at once; \
+                                           check the disk of state_dir";
+pub(crate) const PLACES_REFUSED: &str = "the new geoip_database cannot be used; the name server goes on with the places that it read before; put \
+                                         a whole database in its place";
+
+pub(crate) const REPORT_DROPPED: &str = "a report of questions is lost, because the control planes take none; the name server answers as before; \
+                                         type: meridian status";
 pub(crate) const CANNOT_SIGN: &str = "an answer cannot be signed; the name server sends it unsigned, and resolvers that validate ask \
                                       another one; check that this machine has random numbers (/dev/urandom)";
 
@@ -142,6 +173,7 @@ mod tests {
             FOLLOWER_ENDED,
             &cannot_listen(address, "UDP"),
             &no_common_port(address.ip()),
+            &cannot_listen_for_tls(address),
         ] {
             assert_eq!(text.split("; ").count(), 2, "not two parts: {text}");
             assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");
@@ -162,6 +194,8 @@ mod tests {
             equal_keys(Path::new("zone.key")),
             bad_keys(2),
             bad_amplification(),
+            bad_certificate(Path::new("dns.crt"), Path::new("dns.key")),
+            tls_without_addresses(),
         ] {
             assert!(text.contains("; "), "{text}");
         }
@@ -174,6 +208,11 @@ mod tests {
             CANNOT_ACCEPT,
             CANNOT_WRITE_REPLY,
             CANNOT_SIGN,
+            MEMORY_UNREADABLE,
+            MEMORY_NOT_SAVED,
+            PLACES_REFUSED,
+            CERTIFICATE_REFUSED,
+            REPORT_DROPPED,
         ] {
             assert_eq!(text.split("; ").count(), 3, "not three parts: {text}");
         }

@@ -159,7 +159,8 @@ fn serve(socket: &UdpSocket, shared: &Shared, stop: &AtomicBool) {
         };
         // One look at the clock and one at the answers for all of them.
         let now = daemon::clock::now();
-        let now_us = began.elapsed().as_micros() as u64;
+        let taken = Instant::now();
+        let now_us = taken.duration_since(began).as_micros() as u64;
         let answers = shared.responder.load();
         let mut lengths = [0; BATCH];
         for (at, length) in lengths.iter_mut().enumerate().take(count) {
@@ -179,6 +180,8 @@ fn serve(socket: &UdpSocket, shared: &Shared, stop: &AtomicBool) {
         }
         drop(answers);
         tally.unsent += batch.send(socket, &lengths[..count]) as u64;
+        let replies = lengths.iter().filter(|length| **length > 0).count() as u64;
+        shared.metrics.seen.took(taken.elapsed(), replies);
         tally.flush(&shared.metrics);
     }
 }

@@ -10,7 +10,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns::{Metrics, RateLimit, Responder, metrics, serve};
+use dns::{
+    Metrics, RateLimit, Responder, metrics,
+    serve::{self, Feeds},
+};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query, ResponseCode},
     rr::{Name, RecordType},
@@ -56,13 +59,11 @@ async fn start_with(listen: &str, limit: RateLimit) -> Serving {
     let (address, metrics, stop) = (sockets.address().unwrap(), Metrics::default(), CancellationToken::new());
     let (snapshots, receiver) = watch::channel(Some(Arc::new(snapshot)));
     tokio::spawn(sockets.serve(responder.clone(), limit, metrics.clone(), stop.clone()));
-    let (_, measurements) = watch::channel(Default::default());
     let steering = Steering::default();
     tokio::spawn(serve::keep_current(
         responder.clone(),
         steering,
-        receiver,
-        measurements,
+        Feeds::of(receiver, Arc::default()),
         metrics.clone(),
     ));
     Serving {

@@ -54,6 +54,17 @@ pub struct Settings {
     pub all_out: AllOut,
 }
 
+/// The facts that answers depend on and the plan in force does not hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Memory {
+    /// The states of edges in the newest plan.
+    pub states: BTreeMap<EdgeId, EdgeState>,
+    /// The time of the plan that named an edge again.
+    pub since: BTreeMap<EdgeId, Moment>,
+    /// The edges of the last plan that named any.
+    pub last_good: BTreeSet<EdgeId>,
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
@@ -87,6 +98,30 @@ impl Steering {
         }
     }
 
+    /// Takes other places of clients.
+    pub fn know_places(&mut self, geography: Arc<Geography>) {
+        if !Arc::ptr_eq(&self.geography, &geography) {
+            self.geography = geography;
+            self.nearest = None;
+        }
+    }
+
+    /// Goes on with what a name server remembered before its restart.
+    pub fn remember(&mut self, memory: &Memory, now: Moment) {
+        self.returning = Returning::remembered(memory, now);
+        self.last_good.clone_from(&memory.last_good);
+    }
+
+    /// What it has to remember over a restart beside the last good plan.
+    pub fn memory(&self) -> Memory {
+        let (states, since) = self.returning.memory();
+        Memory {
+            states,
+            since,
+            last_good: self.last_good.clone(),
+        }
+    }
+
     /// Takes the time that a connection to each edge takes from here. Edges that were not reached are left out.
     pub fn measured(&mut self, measured: BTreeMap<EdgeId, Duration>) {
         self.measured = measured;
@@ -115,6 +150,11 @@ impl Steering {
         let nearest = self.nearest(&edges);
         let ttl = Ttl::of(snapshot.dns_ttl_s, pace);
         assemble(snapshot, edges, &self.geography, &nearest, ttl, pace, holds_until)
+    }
+
+    #[cfg(test)]
+    pub(crate) fn returning(&self) -> &Returning {
+        &self.returning
     }
 
     fn edges(&mut self, snapshot: &Snapshot, now: Moment, holds_until: &mut Option<Moment>) -> Vec<EdgeFacts> {

@@ -27,7 +27,7 @@ mod wire;
 mod zone;
 
 pub use answers::{Answer, Answers, Lookup, NoSuchZone, OwnedSet, Question, Unusual, Written};
-pub use compile::{AllOut, Settings, Steering};
+pub use compile::{AllOut, Memory, Settings, Steering};
 pub use explain::{Explained, ExplainedEdge};
 pub use geography::{Geography, Source};
 pub use prefix::{Family, Prefix};

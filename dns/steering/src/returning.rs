@@ -5,6 +5,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use topology::{EdgeId, EdgeState, Moment, Snapshot};
 
+use crate::compile::Memory;
+
 /// Percent of its weight that an edge has in each step of its way back.
 const STEPS: [u32; 5] = [1, 5, 25, 50, 100];
 
@@ -18,6 +20,24 @@ pub(crate) struct Returning {
 }
 
 impl Returning {
+    /// The edges as a name server remembered them before its restart. A clock that was ahead then must not hold an edge on its way
+    /// back for hours.
+    pub(crate) fn remembered(memory: &Memory, now: Moment) -> Self {
+        let since = memory
+            .since
+            .iter()
+            .map(|(edge, since)| (edge.clone(), (*since).min(now)));
+        Self {
+            states: memory.states.clone(),
+            since: since.collect(),
+        }
+    }
+
+    /// The part that has to outlive a restart.
+    pub(crate) fn memory(&self) -> (BTreeMap<EdgeId, EdgeState>, BTreeMap<EdgeId, Moment>) {
+        (self.states.clone(), self.since.clone())
+    }
+
     /// Takes note of the next plan, which came at `came_at`.
     pub(crate) fn follow(&mut self, snapshot: &Snapshot, came_at: Moment) {
         let plan = &snapshot.plan;
@@ -106,5 +126,41 @@ mod tests {
         }
         let percent = |at: u64| returning.percent(&dublin, Duration::from_secs(30), Moment(at * 1000)).0;
         assert_eq!((percent(50), percent(81)), (1, 5));
+    }
+
+    #[test]
+    fn a_restart_forgets_no_step_and_no_plan_that_came_meanwhile() {
+        let [dublin, ashburn] = ["edge-dub", "edge-iad"].map(|id| EdgeId::new(id).unwrap());
+        let mut snapshot = three_primaries();
+        let mut steering = crate::Steering::default();
+        let mut tell = |steering: &mut crate::Steering, at: u64, edge: &EdgeId, state| {
+            snapshot.plan.generation += 1;
+            snapshot.plan.created_at = Moment(at * 1000);
+            snapshot.plan.edges.insert(edge.clone(), state);
+            steering.compile(&snapshot, Moment(at * 1000));
+        };
+        tell(&mut steering, 0, &dublin, EdgeState::Drained);
+        tell(&mut steering, 10, &dublin, EdgeState::Serving);
+        tell(&mut steering, 11, &ashburn, EdgeState::Drained);
+        let memory = steering.memory();
+        let mut again = crate::Steering::default();
+        again.remember(&memory, Moment(20_000));
+        assert_eq!(again.memory(), memory);
+        // While it was down, a plan named the other edge again.
+        tell(&mut again, 45, &ashburn, EdgeState::Serving);
+        let step = Duration::from_secs(30);
+        let percent = |edge: &EdgeId| again.returning().percent(edge, step, Moment(45_000)).0;
+        assert_eq!((percent(&dublin), percent(&ashburn)), (5, 1));
+        // Without its memory it takes both for edges that serve all along.
+        let mut new = crate::Steering::default();
+        tell(&mut new, 46, &ashburn, EdgeState::Serving);
+        assert_eq!(new.returning().percent(&ashburn, step, Moment(46_000)).0, 100);
+        // The clock was an hour ahead when it remembered.
+        let ahead = Memory {
+            since: BTreeMap::from([(dublin.clone(), Moment(3_600_000))]),
+            ..memory
+        };
+        again.remember(&ahead, Moment(50_000));
+        assert_eq!(again.returning().percent(&dublin, step, Moment(80_000)).0, 5);
     }
 }

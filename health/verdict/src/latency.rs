@@ -90,6 +90,13 @@ impl Latency {
         }
     }
 
+    /// Records one latency many times.
+    pub fn add_many(&mut self, latency_ms: f64, count: u64) {
+        if latency_ms.is_finite() && count > 0 {
+            self.0.add_with_count(latency_ms.clamp(0.0, LONGEST_MS), count);
+        }
+    }
+
     /// Adds the latencies of another sketch.
     pub fn merge(&mut self, other: &Latency) {
         let merged = self.0.merge(&other.0);

@@ -101,7 +101,6 @@ pub(crate) fn serve() -> anyhow::Result<()> {
         let address = sockets.address()?;
         let (metrics, stop) = (Metrics::default(), CancellationToken::new());
         let (plans, receiver) = watch::channel(None);
-        let (_measured, measurements) = watch::channel(BTreeMap::new());
         let limit = RateLimit {
             per_s: 0,
             slip: 0,
@@ -111,8 +110,7 @@ pub(crate) fn serve() -> anyhow::Result<()> {
         let keeping = tokio::spawn(serve::keep_current(
             responder,
             steering,
-            receiver,
-            measurements,
+            serve::Feeds::of(receiver, Arc::default()),
             metrics,
         ));
         println!("{address}");

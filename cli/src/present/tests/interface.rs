@@ -70,6 +70,15 @@ fn node(kind: v1::NodeKind) -> v1::NodeStatus {
         connected: true,
         root: "a1b2".into(),
         certificate_until_ms: 99,
+        names: Some(v1::NamesReported {
+            at_ms: 12,
+            answered: 500,
+            refused: 3,
+            limited: 2,
+            failed: 1,
+            p50_us: 40,
+            p99_us: 900,
+        }),
     }
 }
 
@@ -77,6 +86,9 @@ fn node_json(kind: &str) -> Value {
     json!({
         "node": "edge-iad", "kind": kind, "acknowledged": number_json(), "acknowledged_at_ms": 11,
         "refused": "too old", "connected": true, "root": "a1b2", "certificate_until_ms": 99,
+        "names": {
+            "at_ms": 12, "answered": 500, "refused": 3, "limited": 2, "failed": 1, "p50_us": 40, "p99_us": 900,
+        },
     })
 }
 

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use api::v1::{self, observations_server::Observations};
+use api::{
+    convert::NamesSeen,
+    v1::{self, observations_server::Observations},
+};
 use identity::Call;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -15,7 +18,11 @@ use topology::{Moment, NodeId};
 use verdict::TickReport;
 
 use super::guard::{self, Guard};
-use crate::reconcile::{Arrival, Request};
+use crate::{
+    nodes::Nodes,
+    reconcile::{Arrival, Request},
+    texts,
+};
 
 /// Longest wait for the deciding task's answer about a report: less than a tick, so that the next report is not late.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
@@ -24,6 +31,8 @@ const ANSWER_MAX: Duration = Duration::from_secs(5);
 pub(crate) struct ObservationsService {
     pub(crate) inbox: mpsc::Sender<Request>,
     pub(crate) guard: Guard,
+    /// The nodes, among them the name servers whose reports people read.
+    pub(crate) nodes: Nodes,
     /// Name of this control plane.
     pub(crate) node: NodeId,
     /// Ends every stream when the process stops.
@@ -43,6 +52,7 @@ impl Observations for ObservationsService {
         // A vantage sends one report per tick. One that does not read its receipts blocks at the second.
         let (receipts, stream) = mpsc::channel(2);
         let (inbox, guard, stop) = (self.inbox.clone(), self.guard.clone(), self.stop.clone());
+        let nodes = self.nodes.clone();
         let asked = self.node.clone();
         // The connection owns the task: it ends with the stream of reports.
         tokio::spawn(async move {
@@ -51,13 +61,29 @@ impl Observations for ObservationsService {
                 let allowed = read.and_then(|report| {
                     // A text that is no name would reach the log as its sender wrote it.
                     NodeId::new(&report.vantage).map_err(|error| Status::invalid_argument(error.to_string()))?;
-                    let call = Call::Report {
-                        vantage: &report.vantage,
-                        asked: asked.as_str(),
+                    let call = match report.names {
+                        Some(_) => Call::ReportAsDns { node: &report.vantage },
+                        None => Call::Report {
+                            vantage: &report.vantage,
+                            asked: asked.as_str(),
+                        },
                     };
                     guard.allow(caller.as_ref(), call)?;
                     Ok(report)
                 });
+                // Reports of name servers end here: the deciding task never sees them.
+                let names = allowed.as_ref().ok().and_then(|report| report.names.clone());
+                if let (Some(names), Ok(report)) = (names, &allowed) {
+                    let receipt = take_names(&nodes, report, names, received);
+                    if receipt.as_ref().map_or(true, |receipt| !receipt.unwanted.is_empty()) {
+                        guard.metrics.reports_unwanted.inc();
+                    }
+                    let refused = receipt.is_err();
+                    if receipts.send(receipt).await.is_err() || refused {
+                        return;
+                    }
+                    continue;
+                }
                 let receipt = match allowed.map(|report| (ahead_ms(&report, received), TickReport::try_from(report))) {
                     Ok((ahead_ms, Ok(report))) => {
                         let (tick, (reply, answer)) = (report.tick.0, oneshot::channel());
@@ -95,6 +121,27 @@ impl Observations for ObservationsService {
         });
         Ok(Response::new(ReceiverStream::new(stream)))
     }
+}
+
+/// Keeps what a name server reports.
+fn take_names(
+    nodes: &Nodes,
+    report: &v1::TickReport,
+    names: v1::NamesSeen,
+    received: Moment,
+) -> Result<v1::ReportReceipt, Status> {
+    let node = NodeId::new(&report.vantage).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let seen = NamesSeen::try_from(names)?;
+    let unwanted = match nodes.saw_names(&node, seen, received) {
+        true => String::new(),
+        false => texts::calls::no_such_name_server(&node),
+    };
+    Ok(v1::ReportReceipt {
+        tick: report.tick,
+        unwanted,
+        received_ms: received.0,
+        sent_ms: daemon::clock::now().0,
+    })
 }
 
 /// Milliseconds by which the vantage's clock is ahead. Taken from the vantage's own measure, which excludes the time on

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use api::v1;
+use api::{convert::NamesSeen, v1};
 use planning::{
     Action, Check, Phase,
     audit::{Access, AccessEntry, Principal},
@@ -140,6 +140,20 @@ pub(super) fn node_status(id: &str, node: &Node) -> v1::NodeStatus {
         connected: node.connections > 0,
         root: node.shown.as_ref().map(|shown| shown.root.clone()).unwrap_or_default(),
         certificate_until_ms: node.shown.as_ref().map_or(0, |shown| shown.until.0),
+        names: node.names.as_ref().map(names_reported),
+    }
+}
+
+fn names_reported((at, seen): &(Moment, NamesSeen)) -> v1::NamesReported {
+    let within_us = |share| seen.latency.quantile(share).map_or(0, |ms| (ms * 1000.0).ceil() as u64);
+    v1::NamesReported {
+        at_ms: at.0,
+        answered: seen.answered,
+        refused: seen.refused,
+        limited: seen.limited,
+        failed: seen.failed,
+        p50_us: within_us(0.5),
+        p99_us: within_us(0.99),
     }
 }
 

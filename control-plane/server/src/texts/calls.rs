@@ -2,6 +2,8 @@
 
 use std::{fmt::Display, time::Duration};
 
+use topology::NodeId;
+
 // Callers that are not let in.
 
 pub(crate) fn must_prove() -> &'static str {
@@ -125,6 +127,10 @@ pub(crate) fn stopping() -> &'static str {
     "the control plane stops; whether it carried the request out is unknown: `meridian status`"
 }
 
+pub(crate) fn no_such_name_server(node: &NodeId) -> String {
+    format!("no name server {node} follows plans here; it has to follow them under the name with which it reports")
+}
+
 pub(crate) fn history_late(limit: Duration) -> String {
     format!("the store did not answer within {limit:?}; ask again")
 }
@@ -160,6 +166,7 @@ mod tests {
             too_many_requests("ada", second),
             too_many_documents("ada", second),
             stopping().to_owned(),
+            no_such_name_server(&NodeId::new("ns1").expect("a name")),
             history_late(second),
         ];
         for text in &answers {

@@ -531,6 +531,90 @@ async fn an_order_is_done_when_most_edges_apply_its_plan_and_not_before() {
 
 /// A refusal names the rule that blocks the order, and none of the other refusals of the same decision.
 #[tokio::test(flavor = "multi_thread")]
+async fn reports_of_name_servers_are_shown_and_decide_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    control_plane.follow(&folder.path().join("plan")).await;
+    let hello = |node: &str, kind: v1::NodeKind| {
+        Message::Hello(v1::Hello {
+            node: node.to_owned(),
+            kind: kind.into(),
+            have: None,
+        })
+    };
+    let url = &control_plane.endpoint;
+    let _ns1 = PlayedNode::open(url, vec![fleet::says(hello("ns1", v1::NodeKind::Dns))])
+        .await
+        .unwrap();
+    let _edge = PlayedNode::open(url, vec![fleet::says(hello("edge-dub", v1::NodeKind::Edge))])
+        .await
+        .unwrap();
+
+    let (reports, requests) = tokio::sync::mpsc::channel(8);
+    let mut client = v1::observations_client::ObservationsClient::connect(url.clone())
+        .await
+        .unwrap();
+    let mut receipts = client
+        .report(tokio_stream::wrappers::ReceiverStream::new(requests))
+        .await
+        .unwrap()
+        .into_inner();
+    let tick = daemon::clock::now().tick();
+    // A liar adds that every region is dead. What stands beside a name server's counts is not looked at.
+    let dead = v1::Observation {
+        region: "us-east".to_owned(),
+        component: "gateway".to_owned(),
+        source: v1::Source::Probe.into(),
+        failed: 1_000,
+        ..Default::default()
+    };
+    for (vantage, is_taken) in [("ns1", true), ("ns9", false), ("edge-dub", false)] {
+        let report = v1::TickReport {
+            vantage: vantage.to_owned(),
+            tick: tick.0 - 1,
+            observations: vec![dead.clone()],
+            names: Some(v1::NamesSeen {
+                answered: 1000,
+                refused: 3,
+                latency: b"[[0.1,1000]]".to_vec().into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        reports.send(report).await.unwrap();
+        let receipt = fleet::soon("it is received", receipts.message())
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(receipt.unwanted.is_empty(), is_taken, "{vantage}: {}", receipt.unwanted);
+    }
+    let status = status_of(&control_plane.operator()).await;
+    for node in &status.nodes {
+        let seen = node
+            .names
+            .map(|names| (names.answered, names.refused, (90..=111).contains(&names.p99_us)));
+        assert_eq!(seen, (node.node == "ns1").then_some((1000, 3, true)), "{}", node.node);
+    }
+    let bad = v1::TickReport {
+        vantage: "ns1".to_owned(),
+        names: Some(v1::NamesSeen {
+            latency: b"[[1e400,-1]]".to_vec().into(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    };
+    reports.send(bad).await.unwrap();
+    let refused = fleet::soon("it is refused", receipts.message()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    // Reports of vantages are counted by vantage. None of these is one.
+    for vantage in ["ns1", "edge-dub"] {
+        let series = format!("meridian_control_plane_reports_total{{vantage=\"{vantage}\"}}");
+        assert_eq!(control_plane.metric(&series), None, "{vantage}");
+    }
+    assert_eq!(control_plane.metric("meridian_control_plane_reports_unwanted_total"), Some(3.0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refused_order_is_told_its_own_reason_only() {
     let folder = tempfile::tempdir().unwrap();
     let control_plane = ControlPlane::start(folder.path()).await;
