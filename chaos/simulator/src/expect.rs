@@ -11,6 +11,7 @@
 //! expect plan count 1
 //! expect edge-dub has plan 4@1             at the end
 //! expect edge-dub refuses plan 2@1
+//! expect honest resolvers leave edge-dub   within the bound that `meridian status` shows; `stretching` and `stale` resolvers likewise
 //! ```
 
 use std::time::Duration;
@@ -19,10 +20,13 @@ use serde::{
     Deserialize as _,
     de::{IntoDeserializer as _, value},
 };
-use topology::{IdError, Level, NodeId, Plan, PlanNumber, ReasonCode, RegionId, RegionState, Topology, document::Span};
+use topology::{
+    EdgeId, IdError, Level, NodeId, Plan, PlanNumber, ReasonCode, RegionId, RegionState, Topology, document::Span,
+};
 
 use crate::{
     record::{FirstReason, Kind, Record},
+    resolvers::{Habit, Left},
     subjects::nodes,
     texts,
 };
@@ -48,6 +52,7 @@ enum Expected {
     PlanCount(usize),
     Has(NodeId, PlanNumber),
     Refuses(NodeId, PlanNumber),
+    Leave(Habit, EdgeId),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, strum::EnumString)]
@@ -76,6 +81,11 @@ impl Expectation {
         })
     }
 
+    /// Whether it is about resolvers, which are played only then.
+    pub(crate) fn is_of_resolvers(&self) -> bool {
+        matches!(self.expected, Expected::Leave(..))
+    }
+
     /// The error names a subject that the world does not have.
     pub(crate) fn check(&self, topology: &Topology) -> Result<(), String> {
         let regions: Vec<&RegionId> = match &self.expected {
@@ -83,6 +93,12 @@ impl Expectation {
             Expected::Takes(region, _, of, _) => vec![region, of],
             Expected::Said(region, ..) | Expected::NeverSaid(region, _) => region.iter().collect(),
             Expected::PlanCount(_) => vec![],
+            Expected::Leave(_, edge) => {
+                let known = topology.edges.contains_key(edge);
+                return known
+                    .then_some(())
+                    .ok_or_else(|| texts::unknown("edge", edge, topology.edges.keys()));
+            }
             Expected::Has(node, _) | Expected::Refuses(node, _) => {
                 let known = nodes(topology).any(|it| it == *node);
                 return known
@@ -172,6 +188,20 @@ impl Expectation {
                     .any(|(_, it, refused)| (it, refused) == (node, number));
                 refused.then_some(()).ok_or_else(|| "it did not".to_owned())
             }
+            Expected::Leave(habit, edge) => {
+                let left = record
+                    .left
+                    .iter()
+                    .filter(|left| left.habit == *habit && left.edge == *edge);
+                let mut judged = left.peekable();
+                if judged.peek().is_none() {
+                    return Err("the edge never died".to_owned());
+                }
+                let is_in_time = |left: &&Left| left.last.is_some_and(|last| last <= left.promised);
+                judged
+                    .find(|left| !is_in_time(left))
+                    .map_or(Ok(()), |late| Err(late.to_string()))
+            }
         }
     }
 }
@@ -236,6 +266,11 @@ fn parse(words: &[&str]) -> Result<Expected, String> {
             Ok(state) => Expected::NeverState(region(name)?, state),
             Err(_) => Expected::NeverSaid(Some(region(name)?), parse_code(word)?),
         },
+        [habit, "resolvers", "leave", edge] => {
+            let habit = habit.parse().map_err(|_| unknown())?;
+            let edge = EdgeId::new(edge).map_err(|error: IdError| error.to_string())?;
+            Expected::Leave(habit, edge)
+        }
         [name, "has", "plan", number] => Expected::Has(node(name)?, parse_number(number)?),
         [name, "refuses", "plan", number] => Expected::Refuses(node(name)?, parse_number(number)?),
         [name, "takes", percent, "%", "of", primary, time @ ..] => {

@@ -4,6 +4,7 @@
 pub mod expect;
 mod fleet;
 pub mod record;
+pub mod resolvers;
 pub mod scenario;
 mod subjects;
 mod texts;

@@ -4,6 +4,8 @@ use std::{fmt::Write as _, time::Duration};
 
 use topology::{NodeId, Plan, PlanNumber, Reason, RegionId};
 
+use crate::resolvers::Left;
+
 /// All events, in the order of time.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Record {
@@ -17,6 +19,8 @@ pub struct Record {
     pub refused: Vec<(Duration, NodeId, PlanNumber)>,
     /// The plans of nodes at the end.
     pub applied: Vec<(NodeId, Option<PlanNumber>)>,
+    /// The end of dead edges in the answers of resolvers, for scenarios that expect something of these.
+    pub left: Vec<Left>,
     /// The invariants that broke.
     pub broken: Vec<String>,
 }

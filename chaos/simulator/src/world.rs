@@ -14,8 +14,10 @@ use verdict::{Before, Clocks, Rounds, Testimony, Watch};
 
 use crate::{
     BadScenario, Record, Scenario,
+    expect::Expectation,
     fleet::{Fleet, Manners, Refused},
     record::{FirstReason, Kind},
+    resolvers::{self, Left},
     scenario::{Ask, Event, Line, Traffic, Wanted},
     subjects::{classes, control_plane, nodes, stack_of, vantages},
     transcript::{describe, is_same},
@@ -84,6 +86,9 @@ pub(crate) fn play_until(
         world.decide();
     }
     world.record.applied = world.fleet.applied();
+    if scenario.expectations.iter().any(Expectation::is_of_resolvers) {
+        world.ask_resolvers(&scenario.events);
+    }
     Ok(world)
 }
 
@@ -106,6 +111,22 @@ impl World {
             input: Input::new(topology, policy, 1),
             record: Record::default(),
         }
+    }
+
+    /// Plays the plans of the scenario to resolvers near each edge that dies.
+    fn ask_resolvers(&mut self, events: &[Line]) {
+        let deaths = events.iter().filter_map(|line| match &line.event {
+            Event::EdgeDies(edge) => Some((edge, line.at)),
+            _ => None,
+        });
+        let world = (&self.input.topology, &self.input.policy);
+        let left: Vec<Left> = deaths
+            .flat_map(|(edge, died)| resolvers::leave(edge, died, &self.record.plans, world, self.elapsed))
+            .collect();
+        for left in &left {
+            self.say(&left.to_string());
+        }
+        self.record.left = left;
     }
 
     /// The clock of the world, which all right clocks show.

@@ -35,7 +35,7 @@ pub struct Config {
     pub identity: Option<identity::files::Files>,
     /// Folder for the last good plan. It is created if it does not exist.
     pub state_dir: PathBuf,
-    /// A database of places in MaxMind's format, read at the start.
+    /// A database of places in MaxMind's format, read again when it changes.
     #[serde(default)]
     pub geoip_database: Option<PathBuf>,
     /// True if this server measures the time of a connection to each edge, for clients without a place.
