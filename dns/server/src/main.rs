@@ -112,16 +112,34 @@ async fn run(process: Process, config: Config) -> anyhow::Result<()> {
         stop.run_until_cancelled(places.keep_current(geography)).await;
         Ok(())
     });
+    let parts = Parts {
+        metrics,
+        ready,
+        admin,
+        pages,
+        signer,
+        tls,
+    };
     let stop = tasks.stop_token();
     tasks.spawn("answer", async move {
         tokio::select! {
             // The task that follows plans stops at the same moment. The end of its channel is then no failure.
             biased;
             () = stop.cancelled() => Ok(()),
-            result = answer(process, config, snapshots, metrics, ready, (admin, pages), (signer, tls), stop.clone()) => result,
+            result = answer(process, config, snapshots, parts, stop.clone()) => result,
         }
     });
     tasks.run(GRACE).await
+}
+
+/// The parts of the process that exist before its first plan.
+struct Parts {
+    metrics: Metrics,
+    ready: admin::Readiness,
+    admin: std::net::SocketAddr,
+    pages: Arc<pages::Pages>,
+    signer: Option<Arc<Signer>>,
+    tls: Option<Arc<Tls>>,
 }
 
 /// Waits for the first plan, then listens and answers until `stop`.
@@ -129,12 +147,17 @@ async fn answer(
     process: Process,
     config: Config,
     mut snapshots: watch::Receiver<Option<Arc<Snapshot>>>,
-    metrics: Metrics,
-    ready: admin::Readiness,
-    (admin, pages): (std::net::SocketAddr, Arc<pages::Pages>),
-    (signer, tls): (Option<Arc<Signer>>, Option<Arc<Tls>>),
+    parts: Parts,
     stop: tokio_util::sync::CancellationToken,
 ) -> anyhow::Result<()> {
+    let Parts {
+        metrics,
+        ready,
+        admin,
+        pages,
+        signer,
+        tls,
+    } = parts;
     tracing::info!("{}", texts::WAITS_FOR_PLAN);
     let first = snapshots
         .wait_for(Option::is_some)

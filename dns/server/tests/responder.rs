@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test helper that fails has failed the test")]
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::Path,
     process::Stdio,
@@ -301,9 +302,14 @@ async fn stopping_closes_the_port() {
 
 /// Starts the program. No server listens at the address of its control plane.
 fn program(folder: &Path) -> tokio::process::Child {
+    program_with(folder, "")
+}
+
+/// The same with these lines at the end of its configuration.
+fn program_with(folder: &Path, more: &str) -> tokio::process::Child {
     let config = "node = \"dns-1\"\nlisten = [\"127.0.0.1:0\"]\nadmin_listen = \"127.0.0.1:0\"\n\
                   control_planes = [\"http://127.0.0.1:1\"]\nstate_dir = \"state\"\n";
-    std::fs::write(folder.join("dns.toml"), config).unwrap();
+    std::fs::write(folder.join("dns.toml"), config.to_owned() + more).unwrap();
     Command::new(env!("CARGO_BIN_EXE_meridian-dns"))
         .arg("--config")
         .arg(folder.join("dns.toml"))
@@ -317,10 +323,15 @@ fn program(folder: &Path) -> tokio::process::Child {
 }
 
 async fn announced(folder: &Path) -> SocketAddr {
+    announcement(folder).await["dns"]
+}
+
+/// The addresses of the program by name.
+async fn announcement(folder: &Path) -> BTreeMap<String, SocketAddr> {
     let waiting = Instant::now();
     loop {
         if let Some(announcement) = daemon::Announcement::read(&folder.join("dns.json")).unwrap() {
-            return announcement.addresses["dns"];
+            return announcement.addresses.into_iter().collect();
         }
         assert!(waiting.elapsed() < HANGS_AFTER, "the program did not become ready");
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -418,6 +429,80 @@ async fn without_a_control_plane_the_plan_on_disk_is_served_and_dig_agrees() {
             assert!(said.contains(words), "dig {arguments}: no \"{words}\" in\n{said}");
         }
     }
+}
+
+/// The program that is killed while an edge returns, and started again, still gives it a part of its clients.
+#[tokio::test]
+async fn a_killed_program_remembers_which_edges_return_and_signs_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let state = folder.path().join("state");
+    std::fs::create_dir(&state).unwrap();
+    let key = folder.path().join("zone.key");
+    let made = Command::new("openssl")
+        .args([
+            "genpkey",
+            "-algorithm",
+            "EC",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-out",
+        ])
+        .arg(&key)
+        .status()
+        .await
+        .expect("openssl is not installed; run tools/setup test");
+    assert!(made.success());
+    // The plan that named Dublin's edge again is a moment old.
+    let mut snapshot = three_primaries();
+    snapshot.plan.created_at = daemon::clock::now();
+    let dublin = EdgeId::new("edge-dub").unwrap();
+    let returned = steering::Memory {
+        states: [(dublin.clone(), EdgeState::Drained)].into(),
+        ..steering::Memory::default()
+    };
+    node::LastGood::at(state.join("plan")).save(&snapshot).unwrap();
+    let saved = tokio::spawn({
+        let (memory, newest) = watch::channel(steering::Memory::default());
+        memory.send_replace(returned);
+        let file = state.join("returning");
+        async move {
+            let _memory = memory;
+            dns::memory::keep_saved(file, newest).await;
+        }
+    });
+    while !state.join("returning").exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    saved.abort();
+    for life in 1..=2 {
+        let mut program = program_with(folder.path(), "[dnssec]\nkeys = [\"zone.key\"]\n");
+        let addresses = announcement(folder.path()).await;
+        let url = format!(
+            "http://{}/explain?name=voice.meridian.test&client=192.0.2.7",
+            addresses["admin"]
+        );
+        let explained: serde_json::Value = reqwest::get(&url).await.unwrap().json().await.unwrap();
+        let edges = explained["edges"].as_array().unwrap();
+        let percent = edges.iter().find(|edge| edge["edge"] == "edge-dub").unwrap()["percent"].as_u64();
+        assert!(percent.is_some_and(|percent| percent < 100), "life {life}: {explained}");
+        let said = dig(addresses["dns"], "+tcp +dnssec voice.meridian.test SOA").await;
+        assert!(said.contains("RRSIG\tSOA 13 3 "), "life {life}: {said}");
+        // Dublin's edge serves in the memory of the first life, since the moment of the plan.
+        while !std::fs::read_to_string(state.join("returning"))
+            .unwrap()
+            .contains("serving")
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        program.kill().await.unwrap();
+        std::fs::remove_file(folder.path().join("dns.json")).unwrap();
+    }
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let mut program = program_with(folder.path(), "[dnssec]\nkeys = [\"zone.key\"]\n");
+    let ended = timeout(HANGS_AFTER, program.wait())
+        .await
+        .expect("it refuses a key that others can read");
+    assert!(!ended.unwrap().success());
 }
 
 #[tokio::test]
