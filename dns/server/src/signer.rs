@@ -9,7 +9,7 @@
 
 use std::{
     collections::HashMap,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -46,7 +46,7 @@ const LOOKS_EVERY: Duration = Duration::from_secs(3600);
 const BEFOREHAND_MAX: usize = 16_384;
 /// Signatures after which the server lets other tasks of its core go on.
 const AT_ONCE: usize = 64;
-/// Signatures in one of the two halves of the memory. Each takes about 400 bytes.
+/// Signatures in one of the two halves of the memory. Each takes some hundred bytes.
 const KEPT_MAX: usize = 2 * BEFOREHAND_MAX;
 /// Signatures a second for names that do not exist, asked for by clients that did not show that their address is their own. They
 /// take less than a tenth of a core.
@@ -102,20 +102,30 @@ impl Signer {
     pub fn read(files: &[PathBuf], metrics: Metrics) -> anyhow::Result<Self> {
         let mut keys: Vec<Key> = Vec::new();
         for file in files {
-            let key = read_key(file)?;
+            let text = identity::files::read_key(file)?;
+            let key = parse_key(&text).with_context(|| texts::not_a_zone_key(file))?;
             anyhow::ensure!(
                 keys.iter().all(|known| known.public.tag() != key.public.tag()),
                 texts::equal_keys(file)
             );
             keys.push(key);
         }
-        Ok(Self {
+        Ok(Self::with(keys, metrics))
+    }
+
+    /// Signs with this key, as PKCS #8 in PEM.
+    pub fn of(key: &str, metrics: Metrics) -> anyhow::Result<Self> {
+        Ok(Self::with(vec![parse_key(key)?], metrics))
+    }
+
+    fn with(keys: Vec<Key>, metrics: Metrics) -> Self {
+        Self {
             keys,
             random: SystemRandom::new(),
             kept: Mutex::default(),
             denials: AtomicU64::new(0),
             metrics,
-        })
+        }
     }
 
     /// The tags of the keys, the signing one first.
@@ -295,16 +305,13 @@ fn period(now_s: u32) -> Period {
     }
 }
 
-fn read_key(file: &Path) -> anyhow::Result<Key> {
-    let text = identity::files::read_key(file)?;
-    let what = || texts::not_a_zone_key(file);
-    let pem = pem::parse(&text).with_context(what)?;
+fn parse_key(text: &str) -> anyhow::Result<Key> {
+    let pem = pem::parse(text)?;
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pem.contents(), &SystemRandom::new())
-        .map_err(|error| anyhow::anyhow!("{error}"))
-        .with_context(what)?;
+        .map_err(|error| anyhow::anyhow!("{error}"))?;
     // An uncompressed point: 4, x, y.
     let point = pair.public_key().as_ref().split_first().map(|(_, point)| point);
-    let point: &[u8; 64] = point.and_then(<[u8]>::first_chunk).with_context(what)?;
+    let point: &[u8; 64] = point.and_then(<[u8]>::first_chunk).context("no point")?;
     Ok(Key {
         public: ZoneKey::new(point),
         pair,

@@ -2,10 +2,10 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    sync::LazyLock,
+    sync::{Arc, LazyLock},
 };
 
-use dns::{Received, Reply, Responder, Transport};
+use dns::{Metrics, Received, Reply, Responder, Signer, Transport};
 use hickory_proto::{
     op::{Message, MessageType, ResponseCode},
     rr::{Name, Record, RecordType},
@@ -18,7 +18,22 @@ const HEADER_BYTES: usize = 12;
 const NOW: Moment = Moment(1_700_000_000_000);
 
 /// A name server for a zone with more name servers and addresses than fit into a datagram.
-static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
+static RESPONDER: LazyLock<Responder> = LazyLock::new(responder);
+
+/// The key that RFC 6605 §6.1 publishes. It signs the zone of [`SIGNED`].
+const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+     MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgGU6SnQ/Ou+xC5Rum\n\
+     uIUIuJZteXT2z0O/ok1s38Et6mShRANCAAQaiMiGFdQ3+7i/nhlCoZKfKFYnBq5s\n\
+     K9OZ57G/ttHp51uStKpCkXrhxhtwHvA1w/574wCcuv5aL3ExbJAtzw0A\n\
+     -----END PRIVATE KEY-----\n";
+
+/// The same zone, signed.
+static SIGNED: LazyLock<Responder> = LazyLock::new(|| {
+    let signer = Signer::of(KEY, Metrics::default()).expect("it is a good key");
+    responder().signed_by(Arc::new(signer))
+});
+
+fn responder() -> Responder {
     let mut snapshot = three_primaries();
     for number in 0..40_u8 {
         let id = NodeId::new(&format!("name-server-with-a-long-name-{number}")).expect("it is a good name");
@@ -34,7 +49,7 @@ static RESPONDER: LazyLock<Responder> = LazyLock::new(|| {
     }
     let node = NodeId::new("dns-1").expect("it is a good name");
     Responder::new(Answers::compile(&snapshot, NOW), &node, [7; 16])
-});
+}
 
 pub(crate) fn answer(message: &[u8]) {
     for transport in [Transport::Udp, Transport::Tcp] {
@@ -55,6 +70,13 @@ pub(crate) fn answer(message: &[u8]) {
             if transport == Transport::Udp {
                 check_short_way(message, &reply);
             }
+            let signed = SIGNED.reply(&Received {
+                message,
+                client: CLIENT,
+                transport,
+                now: NOW,
+            });
+            check(message, &signed.expect("signatures change nothing of that"), transport);
         }
     }
 }
@@ -122,7 +144,8 @@ fn check_answer(message: &[u8], reply: &Message) {
     let is_ours = zone.zone_of(query.name());
     for record in &reply.answers {
         assert!(is_ours && record.name.eq_ignore_root(query.name()));
-        let is_asked = query.query_type() == record.record_type() || query.query_type() == RecordType::ANY;
+        let is_asked = [query.query_type(), RecordType::RRSIG].contains(&record.record_type())
+            || query.query_type() == RecordType::ANY;
         assert!(is_asked, "{} for {}", record.record_type(), query.query_type());
     }
     for record in reply.authorities.iter().chain(&reply.additionals) {

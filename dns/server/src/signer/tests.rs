@@ -1,6 +1,6 @@
 //! What a signer remembers, and when it signs again. Tools of others check the signatures themselves (`tests/probes.rs`).
 
-use std::{os::unix::fs::PermissionsExt as _, time::Duration};
+use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 
 use topology::fixtures::three_primaries;
 
@@ -20,8 +20,8 @@ pub(crate) fn key_file(folder: &Path, name: &str) -> PathBuf {
 
 fn signer() -> Arc<Signer> {
     let folder = tempfile::tempdir().unwrap();
-    let file = key_file(folder.path(), "zone.key");
-    Arc::new(Signer::read(&[file], Metrics::default()).unwrap())
+    let text = std::fs::read_to_string(key_file(folder.path(), "zone.key")).unwrap();
+    Arc::new(Signer::of(&text, Metrics::default()).unwrap())
 }
 
 fn made(signer: &Signer) -> u64 {
