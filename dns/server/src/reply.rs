@@ -214,6 +214,7 @@ impl Responder {
             received,
             room,
             is_trusted,
+            is_cut,
         };
         let rcode = self.answer(&asked, &answers, &mut draft);
         draft.code = code(rcode);
@@ -339,6 +340,8 @@ struct Asked<'a> {
     /// Bytes for records.
     room: usize,
     is_trusted: bool,
+    /// Whether the reply goes out without records, so that signatures would be made for nothing.
+    is_cut: bool,
 }
 
 /// Looks up in a zone that is signed.
@@ -393,7 +396,7 @@ fn look_up_signed(
         let denial = signer::denial_of(answers, &signing.name, client);
         draft.denials = vec![record_of(&signing.zone, denial_ttl_s, denial)];
     }
-    if wants_signatures {
+    if wants_signatures && !asked.is_cut {
         signing.add_to(draft);
     }
     if signing.is_over {

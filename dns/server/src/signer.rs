@@ -42,6 +42,9 @@ const RENEWED_BEFORE_S: u32 = 2 * 24 * 3600;
 const RENEWED_AHEAD_S: u32 = 3 * 24 * 3600;
 /// Pause between two looks for signatures that end soon.
 const LOOKS_EVERY: Duration = Duration::from_secs(3600);
+/// Shortest time between two passes over all likely answers. Plans that follow each other closely share one; meanwhile questions pay
+/// for the few new signatures.
+const PASS_PAUSE: Duration = Duration::from_secs(1);
 /// Most answers that are signed beforehand: less than a second of one core. The other ones are signed with their first question.
 const BEFOREHAND_MAX: usize = 16_384;
 /// Signatures after which the server lets other tasks of its core go on.
@@ -330,6 +333,7 @@ pub async fn keep_signed(signer: Arc<Signer>, responder: Arc<crate::Responder>) 
             .metrics
             .signatures_kept
             .set(i64::try_from(signer.kept()).unwrap_or(i64::MAX));
+        tokio::time::sleep(PASS_PAUSE).await;
         // The sender lives as long as the responder, which this task holds.
         let _ = tokio::time::timeout(LOOKS_EVERY, changes.changed()).await;
     }

@@ -83,6 +83,16 @@ async fn strangers_get_so_many_signatures_a_second_for_names_that_do_not_exist()
     let cut = ask(DENIALS_PER_S, Transport::Udp, NOW);
     assert!(cut.truncated && cut.bytes[2] & 2 != 0 && cut.bytes[6..10] == [0; 4]);
     assert_eq!(made(&signer) - before, 0, "a reply that is cut costs no signature");
+    let message =
+        b"\0\x01\0\0\0\x01\0\0\0\0\0\x01\x01x\x05voice\x08meridian\x04test\0\0\x01\0\x01\0\0\x29\x04\xd0\0\0\x80\0\0\0";
+    let limited = responder.cut_reply(&Received {
+        message,
+        client: [192, 0, 2, 1].into(),
+        transport: Transport::Udp,
+        now: NOW + Duration::from_secs(1),
+    });
+    assert!(limited.unwrap().truncated);
+    assert_eq!(made(&signer) - before, 0, "nor does one that the rate limit cuts");
     assert!(!ask(0, Transport::Tcp, NOW).truncated);
     assert!(!ask(0, Transport::Udp, NOW + Duration::from_secs(1)).truncated);
     assert!(signer.kept() < 100, "such signatures are not kept");
