@@ -279,6 +279,10 @@ def signed():
     reply = ask_signed(nobody, "A", tcp=False, options=[cookie])
     check("with a good one it is not", not reply.flags & dns.flags.TC, reply)
     validated(reply, "a denial over UDP")
+    for kind in ("A", "HTTPS", "SVCB", "SOA"):
+        reply = ask_signed(ZONE, kind, tcp=False, options=[cookie])
+        check(f"{kind} over UDP is signed", len(reply.answer) == 2 and not reply.flags & dns.flags.TC, reply)
+        validated(reply, f"{kind} over UDP")
     reply = ask_signed("many." + ZONE, "AAAA", tcp=False, payload=512, options=[cookie])
     check("what is longer than the client's limit is cut", reply.flags & dns.flags.TC and not reply.answer, reply)
 

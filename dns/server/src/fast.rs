@@ -6,13 +6,14 @@
 
 use std::net::IpAddr;
 
-use steering::{Answers, Client, Question, Type};
+use steering::{Client, Question, ServiceSet, TTL_AT, Type, Written};
 
 use crate::{
     cookie::{self, Given, Secret},
     ecs::{self, Ecs},
     metrics::{QueryType, Rcode},
-    reply::{OPT_BYTES, Terms, UDP_BYTES_MAX, datagram_bytes_max},
+    reply::{InForce, OPT_BYTES, Terms, UDP_BYTES_MAX, datagram_bytes_max},
+    signer::Ahead,
     wire::{HEADER_BYTES, class, option},
 };
 
@@ -60,7 +61,7 @@ struct Opt {
 /// Writes the reply to a datagram into `out`. `now_s` is the time in seconds since 1970.
 #[inline]
 pub(crate) fn reply(
-    answers: &Answers,
+    in_force: &InForce,
     terms: &Terms,
     message: &[u8],
     from: IpAddr,
@@ -87,9 +88,10 @@ pub(crate) fn reply(
         _ => return Err(Unusual),
     };
 
-    // Signatures, and the types that only the signer has, come by the long way.
-    let is_signers = opt.is_some_and(|opt| opt.dnssec_ok) || matches!(kind, Type::RRSIG | Type::NSEC | Type::DNSKEY);
-    if terms.is_signed && is_signers {
+    let wants_signature = terms.is_signed && opt.is_some_and(|opt| opt.dnssec_ok);
+    // Denials, and the types that only the signer has, come by the long way.
+    let is_signers = matches!(kind, Type::RRSIG | Type::NSEC | Type::DNSKEY);
+    if terms.is_signed && is_signers || wants_signature && !ServiceSet::has(kind) {
         return Err(Unusual);
     }
     let is_trusted = opt.and_then(|opt| opt.cookie).is_some_and(|given| given.is_good);
@@ -105,11 +107,15 @@ pub(crate) fn reply(
         name,
         kind,
         client: &client,
-        room,
+        // A signature covers the whole set. If that has no room, the long way cuts the reply.
+        room: if wants_signature { usize::MAX } else { room },
     };
     out[..question_end].copy_from_slice(&message[..question_end]);
     let behind = &mut out[question_end..question_end + room];
-    let written = answers.write(question, behind).map_err(|_| Unusual)?;
+    let mut written = in_force.answers.write(question, behind).map_err(|_| Unusual)?;
+    if wants_signature {
+        sign(&mut written, in_force.signed.as_ref(), now_s, behind).ok_or(Unusual)?;
+    }
 
     let rcode = if written.no_such_name {
         Rcode::NxDomain
@@ -137,6 +143,18 @@ pub(crate) fn reply(
         question_end,
         opt_at,
     })
+}
+
+/// Adds the signature that was made beforehand to an answer for the service. `None` if there is none, or no room.
+fn sign(written: &mut Written, signed: Option<&Ahead>, now_s: u32, out: &mut [u8]) -> Option<()> {
+    let signature = signed?.get(written.set?, now_s)?;
+    let ttl: [u8; 4] = *out.get(TTL_AT..)?.first_chunk()?;
+    let place = out.get_mut(written.length..)?.get_mut(..signature.len())?;
+    place.copy_from_slice(signature);
+    place[TTL_AT..TTL_AT + 4].copy_from_slice(&ttl);
+    written.length += signature.len();
+    written.answers += 1;
+    Some(())
 }
 
 /// The end of the question's name. `None` if it is cut, too long or contains a pointer.

@@ -16,7 +16,7 @@ use crate::{
     draft::{Draft, ReplyEdns},
     fast,
     metrics::{QueryType, Rcode},
-    signer::{self, Reuse, Signer},
+    signer::{self, Ahead, Reuse, Signer},
     texts,
     wire::{Edns, HEADER_BYTES, Query, Question, class},
 };
@@ -81,11 +81,18 @@ pub struct Reply {
 /// Answers questions from the newest compiled answers.
 #[derive(Debug)]
 pub struct Responder {
-    answers: ArcSwap<Answers>,
+    in_force: ArcSwap<InForce>,
     changes: watch::Sender<()>,
     node: Arc<[u8]>,
     terms: Terms,
     signer: Option<Arc<Signer>>,
+}
+
+/// The answers in force, and their signatures as far as they were made beforehand.
+#[derive(Debug)]
+pub(crate) struct InForce {
+    pub(crate) answers: Arc<Answers>,
+    pub(crate) signed: Option<Ahead>,
 }
 
 /// The rules for all replies.
@@ -103,7 +110,10 @@ impl Responder {
     /// `cookie_secret` (RFC 9018), or it is random.
     pub fn new(answers: Answers, node: &topology::NodeId, cookie_secret: [u8; 16]) -> Self {
         Self {
-            answers: ArcSwap::from_pointee(answers),
+            in_force: ArcSwap::from_pointee(InForce {
+                answers: Arc::new(answers),
+                signed: None,
+            }),
             changes: watch::Sender::new(()),
             node: node.as_str().as_bytes().into(),
             terms: Terms {
@@ -138,30 +148,49 @@ impl Responder {
     /// Replies from `answers` from now on. Ignores answers of an older plan than the one in force. Returns whether they
     /// count.
     pub fn set(&self, answers: Answers) -> bool {
-        let answers = Arc::new(answers);
+        let number = answers.number();
+        let next = Arc::new(InForce {
+            answers: Arc::new(answers),
+            signed: None,
+        });
         // The same plan has new answers when time passes: its TTLs grow.
-        let before = self.answers.rcu(|current| {
-            if answers.number() >= current.number() {
-                answers.clone()
+        let before = self.in_force.rcu(|current| {
+            if number >= current.answers.number() {
+                next.clone()
             } else {
                 current.clone()
             }
         });
-        let counts = answers.number() >= before.number();
+        let counts = number >= before.answers.number();
         if counts {
             self.changes.send_replace(());
         }
         counts
     }
 
+    /// Takes signatures that were made beforehand for these answers. Others are in force by now: the signatures count for nothing.
+    pub(crate) fn set_signed(&self, answers: &Arc<Answers>, signed: Ahead) {
+        let next = Arc::new(InForce {
+            answers: answers.clone(),
+            signed: Some(signed),
+        });
+        self.in_force.rcu(|current| {
+            if Arc::ptr_eq(&current.answers, answers) {
+                next.clone()
+            } else {
+                current.clone()
+            }
+        });
+    }
+
     /// The answers in force.
     pub fn answers(&self) -> Arc<Answers> {
-        self.answers.load_full()
+        self.in_force.load().answers.clone()
     }
 
     /// The answers in force, for a batch of questions.
-    pub(crate) fn load(&self) -> Guard<Arc<Answers>> {
-        self.answers.load()
+    pub(crate) fn load(&self) -> Guard<Arc<InForce>> {
+        self.in_force.load()
     }
 
     pub(crate) fn terms(&self) -> &Terms {
@@ -177,9 +206,9 @@ impl Responder {
     /// The reply to a datagram by the short way, written into `out`. Returns its length, or `None` if the question needs
     /// the long one.
     pub fn short_reply(&self, received: &Received<'_>, out: &mut [u8; UDP_BYTES_MAX as usize]) -> Option<usize> {
-        let answers = self.answers.load();
+        let in_force = self.in_force.load();
         let (message, now_s) = (received.message, seconds(received.now));
-        fast::reply(&answers, &self.terms, message, received.client, now_s, out)
+        fast::reply(&in_force, &self.terms, message, received.client, now_s, out)
             .ok()
             .map(|fast| fast.length)
     }
@@ -192,7 +221,8 @@ impl Responder {
     fn reply_by(&self, received: &Received<'_>, is_cut: bool) -> Option<Reply> {
         let query = Query::read(received.message)?;
         // Loaded once per question, so that the whole reply comes from one plan.
-        let answers = self.answers.load();
+        let in_force = self.in_force.load();
+        let answers = &in_force.answers;
         let mut draft = Draft::new(query.edns.as_ref().map(|edns| self.edns(edns, received)));
         let shown = draft.edns.as_ref().and_then(|edns| edns.cookie);
         let is_trusted = received.transport == Transport::Tcp || shown.is_some_and(|given| given.is_good);
@@ -216,7 +246,7 @@ impl Responder {
             is_trusted,
             is_cut,
         };
-        let rcode = self.answer(&asked, &answers, &mut draft);
+        let rcode = self.answer(&asked, answers, &mut draft);
         draft.code = code(rcode);
         draft.is_truncated |= is_cut;
         if draft.is_truncated {

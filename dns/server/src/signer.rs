@@ -23,7 +23,7 @@ use ring::{
     rand::SystemRandom,
     signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _},
 };
-use steering::{Answers, Client, Period, RecordData, SetToSign, Type, ZoneKey, denial};
+use steering::{Answers, Client, Period, RecordData, ServiceSet, SetToSign, Type, ZoneKey, denial};
 use topology::Moment;
 
 use crate::{Metrics, reply::seconds, texts};
@@ -40,6 +40,8 @@ const COUNTS_FOR_S: u32 = 7 * 24 * 3600;
 const RENEWED_BEFORE_S: u32 = 2 * 24 * 3600;
 /// Signatures that end sooner than this are made anew ahead of questions.
 const RENEWED_AHEAD_S: u32 = 3 * 24 * 3600;
+/// Time for which the signatures of one pass are taken without another look: less than each of them still counts.
+const AHEAD_COUNTS_S: u32 = 24 * 3600;
 /// Pause between two looks for signatures that end soon.
 const LOOKS_EVERY: Duration = Duration::from_secs(3600);
 /// Shortest time between two passes over all likely answers. Plans that follow each other closely share one; meanwhile questions pay
@@ -82,6 +84,21 @@ struct Kept {
     contents: Arc<[u8]>,
     zone: Arc<str>,
     period: Period,
+}
+
+/// The RRSIG records of the service's sets that were signed beforehand, as bytes behind a question.
+#[derive(Debug)]
+pub(crate) struct Ahead {
+    by_set: HashMap<ServiceSet, Box<[u8]>>,
+    made_s: u32,
+}
+
+impl Ahead {
+    /// The record of a set; its TTL is 0. `None` too if the last pass is long ago, or the clock was set.
+    pub(crate) fn get(&self, set: ServiceSet, now_s: u32) -> Option<&[u8]> {
+        let is_good = now_s.wrapping_sub(self.made_s) < AHEAD_COUNTS_S || self.made_s.wrapping_sub(now_s) < BEFORE_S;
+        self.by_set.get(&set).filter(|_| is_good).map(|record| &**record)
+    }
 }
 
 /// Whether a signature is worth keeping.
@@ -222,23 +239,29 @@ impl Signer {
         took.is_ok()
     }
 
-    /// Signs the answers that questions are likely to need, unless `is_over` says that newer answers are in force.
-    pub async fn sign_ahead(&self, answers: &Answers, now: Moment, is_over: impl Fn() -> bool) {
+    /// Signs the answers that questions are likely to need. `None` when `is_over` says that newer answers are in force.
+    pub(crate) async fn sign_ahead(&self, answers: &Answers, now: Moment, is_over: impl Fn() -> bool) -> Option<Ahead> {
         let zone: Arc<str> = answers.zone().into();
-        let mut made = 0;
-        for set in sets_ahead(answers, &self.keys()) {
-            let is_key_set = set.1;
-            for key in 0..if is_key_set { self.keys.len() } else { 1 } {
-                self.signature(&set.0, key, &zone, now, Reuse::Likely, RENEWED_AHEAD_S);
+        let mut by_set = HashMap::new();
+        for (nth, (set, of)) in sets_ahead(answers, &self.keys()).into_iter().enumerate() {
+            let keys = if of == Of::Keys { self.keys.len() } else { 1 };
+            for key in 0..keys {
+                let signature = self.signature(&set, key, &zone, now, Reuse::Likely, RENEWED_AHEAD_S);
+                if let (Some(contents), Of::Service(set)) = (signature, of) {
+                    by_set.insert(set, steering::opaque_record(Type::RRSIG, &contents).into());
+                }
             }
-            made += 1;
-            if made % AT_ONCE == 0 {
+            if nth % AT_ONCE == AT_ONCE - 1 {
                 if is_over() {
-                    return;
+                    return None;
                 }
                 tokio::task::yield_now().await;
             }
         }
+        Some(Ahead {
+            by_set,
+            made_s: seconds(now),
+        })
     }
 
     /// Number of signatures in memory.
@@ -266,21 +289,36 @@ impl Halves {
     }
 }
 
-/// The sets that are signed ahead, and whether each is that of the keys.
-fn sets_ahead(answers: &Answers, keys: &[RecordData]) -> Vec<(SetToSign, bool)> {
+/// The kind of a set that is signed ahead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Of {
+    /// The keys, which every key signs.
+    Keys,
+    /// The service.
+    Service(ServiceSet),
+    /// Another name, or a denial.
+    Name,
+}
+
+/// The sets that are signed ahead.
+fn sets_ahead(answers: &Answers, keys: &[RecordData]) -> Vec<(SetToSign, Of)> {
     let mut sets = Vec::new();
     let anybody = Client::behind([0, 0, 0, 0].into());
     let names = answers.own_names();
     if let Some(zone) = names.first() {
-        sets.push((SetToSign::new(zone, KEYS_TTL_S, &keys.iter().collect::<Vec<_>>()), true));
+        sets.push((
+            SetToSign::new(zone, KEYS_TTL_S, &keys.iter().collect::<Vec<_>>()),
+            Of::Keys,
+        ));
     }
     for name in names.iter().take(BEFOREHAND_MAX / 4) {
         let denial = denial_of(answers, name, &anybody);
-        sets.push((SetToSign::new(name, answers.negative_ttl_s(), &[&denial]), false));
+        sets.push((SetToSign::new(name, answers.negative_ttl_s(), &[&denial]), Of::Name));
     }
     for set in answers.likely_sets(BEFOREHAND_MAX - sets.len()) {
         let records: Vec<&RecordData> = set.records.iter().collect();
-        sets.push((SetToSign::new(&set.owner, set.ttl_s, &records), false));
+        let of = set.set.map_or(Of::Name, Of::Service);
+        sets.push((SetToSign::new(&set.owner, set.ttl_s, &records), of));
     }
     sets
 }
@@ -328,7 +366,9 @@ pub async fn keep_signed(signer: Arc<Signer>, responder: Arc<crate::Responder>) 
         changes.mark_unchanged();
         let answers = responder.answers();
         let is_over = || changes.has_changed().unwrap_or(false);
-        signer.sign_ahead(&answers, daemon::clock::now(), is_over).await;
+        if let Some(signed) = signer.sign_ahead(&answers, daemon::clock::now(), is_over).await {
+            responder.set_signed(&answers, signed);
+        }
         signer
             .metrics
             .signatures_kept

@@ -22,7 +22,7 @@ use crate::{
     fast,
     limit::{Limiter, Verdict},
     metrics::Tally,
-    reply::{Received, UDP_BYTES_MAX, seconds},
+    reply::{InForce, Received, UDP_BYTES_MAX, seconds},
     texts,
 };
 
@@ -161,7 +161,7 @@ fn serve(socket: &UdpSocket, shared: &Shared, stop: &AtomicBool) {
         let now = daemon::clock::now();
         let taken = Instant::now();
         let now_us = taken.duration_since(began).as_micros() as u64;
-        let answers = shared.responder.load();
+        let in_force = shared.responder.load();
         let mut lengths = [0; BATCH];
         for (at, length) in lengths.iter_mut().enumerate().take(count) {
             let slot = batch.slot(at);
@@ -176,9 +176,9 @@ fn serve(socket: &UdpSocket, shared: &Shared, stop: &AtomicBool) {
                 transport: Transport::Udp,
                 now,
             };
-            *length = answer(shared, &answers, &received, now_us, slot.reply, &mut tally).unwrap_or(0);
+            *length = answer(shared, &in_force, &received, now_us, slot.reply, &mut tally).unwrap_or(0);
         }
-        drop(answers);
+        drop(in_force);
         tally.unsent += batch.send(socket, &lengths[..count]) as u64;
         let replies = lengths.iter().filter(|length| **length > 0).count() as u64;
         shared.metrics.seen.took(taken.elapsed(), replies);
@@ -189,7 +189,7 @@ fn serve(socket: &UdpSocket, shared: &Shared, stop: &AtomicBool) {
 /// Writes the reply to one datagram. `None` if there is none.
 fn answer(
     shared: &Shared,
-    answers: &steering::Answers,
+    in_force: &InForce,
     received: &Received<'_>,
     now_us: u64,
     out: &mut [u8; UDP_BYTES_MAX as usize],
@@ -201,7 +201,7 @@ fn answer(
         false => shared.limiter.count(received.client, now_us),
     };
     let written = fast::reply(
-        answers,
+        in_force,
         responder.terms(),
         received.message,
         received.client,

@@ -14,7 +14,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use dns::{Metrics, RateLimit, Responder, Signer, metrics, serve};
+use dns::{Metrics, RateLimit, Responder, Signer, metrics, serve, signer};
 use hickory_proto::{
     op::{Edns, Message, MessageType, OpCode, Query},
     rr::{Name, Record, RecordType},
@@ -71,10 +71,14 @@ async fn serve(snapshot: &Snapshot) -> SocketAddr {
 async fn serve_as(snapshot: &Snapshot, signer: Option<Signer>) -> SocketAddr {
     let answers = Answers::compile(snapshot, Moment(0));
     let mut responder = Responder::new(answers, &NodeId::new("dns-1").unwrap(), [0; 16]);
-    if let Some(signer) = signer {
-        responder = responder.signed_by(Arc::new(signer));
+    let signer = signer.map(Arc::new);
+    if let Some(signer) = &signer {
+        responder = responder.signed_by(signer.clone());
     }
     let responder = Arc::new(responder);
+    if let Some(signer) = signer {
+        tokio::spawn(signer::keep_signed(signer, responder.clone()));
+    }
     let sockets = serve::Sockets::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
     let address = sockets.address().unwrap();
     let limit = RateLimit {

@@ -135,6 +135,8 @@ pub struct OwnedSet {
     pub ttl_s: u32,
     /// Its records, of one type.
     pub records: Vec<RecordData>,
+    /// The set, if it is one of the service.
+    pub set: Option<ServiceSet>,
 }
 
 /// The question is not about this zone.
@@ -169,6 +171,30 @@ pub struct Written {
     pub additionals: u16,
     /// As in [`Answer::scope`].
     pub scope: u8,
+    /// The set in the answer section if it is one of the service, and whole when the question's room is.
+    pub set: Option<ServiceSet>,
+}
+
+/// A set of records of the service, by the edges in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ServiceSet(u64);
+
+impl ServiceSet {
+    fn new(kind: Type, drawn: &[u16]) -> Self {
+        let mut edges = [0_u16; NAMED_MAX];
+        edges.iter_mut().zip(drawn).for_each(|(to, edge)| *to = *edge);
+        let edges = edges.iter().fold(0, |all, edge| all << 16 | u64::from(*edge));
+        let kind = SERVICE_TYPES
+            .iter()
+            .position(|known| *known == kind)
+            .unwrap_or_default() as u64;
+        Self(kind << 56 | (drawn.len() as u64) << 48 | edges)
+    }
+
+    /// Whether the service has records of a type.
+    pub fn has(kind: Type) -> bool {
+        SERVICE_TYPES.contains(&kind)
+    }
 }
 
 /// The question needs the other way: it is about another zone or about a type that no record has, or its answer has to be
@@ -387,6 +413,7 @@ impl Answers {
                     owner: wire::name(&node.name).into(),
                     ttl_s: set.records.first().map_or(0, |record| record.ttl_s),
                     records: set.records.iter().map(|record| record.data.clone()).collect(),
+                    set: None,
                 });
             }
         }
@@ -407,6 +434,7 @@ impl Answers {
                         owner: owner.clone(),
                         ttl_s: self.ttl.high_s,
                         records,
+                        set: Some(ServiceSet::new(kind, drawn.as_slice())),
                     });
                 }
             }
@@ -464,6 +492,7 @@ impl Answers {
             authorities: 0,
             additionals: set.additional.len() as u16,
             scope: 0,
+            set: None,
         })
     }
 
@@ -476,6 +505,7 @@ impl Answers {
             authorities: 1,
             additionals: 0,
             scope,
+            set: None,
         })
     }
 
@@ -504,6 +534,7 @@ impl Answers {
             authorities: 0,
             additionals: 0,
             scope: chosen.scope,
+            set: Some(ServiceSet::new(question.kind, edges)),
         })
     }
 

@@ -26,7 +26,7 @@ mod ttl;
 mod wire;
 mod zone;
 
-pub use answers::{Answer, Answers, Lookup, NoSuchZone, OwnedSet, Question, Unusual, Written};
+pub use answers::{Answer, Answers, Lookup, NoSuchZone, OwnedSet, Question, ServiceSet, Unusual, Written};
 pub use compile::{AllOut, Memory, Settings, Steering};
 pub use explain::{Explained, ExplainedEdge};
 pub use geography::{Geography, Source};
@@ -35,4 +35,4 @@ pub use record::{Binding, Caa, Record, RecordData, Soa, Type, labels};
 pub use service::{Client, Subnet};
 pub use signing::{ALGORITHM, DS_HASH, Period, SetToSign, ZoneKey, denial};
 pub use ttl::{CALM_AFTER, PUBLISH, Pace, STEADY_MAX_S, Ttl, lost_edge_bound};
-pub use wire::name as name_bytes;
+pub use wire::{TTL_AT, name as name_bytes, opaque_record};

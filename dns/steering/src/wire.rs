@@ -10,7 +10,7 @@ const TO_QUESTION: [u8; 2] = [0xc0, HEADER_BYTES as u8];
 /// Length of a message's header.
 pub(crate) const HEADER_BYTES: usize = 12;
 /// Place of the TTL in a record whose owner is a pointer.
-pub(crate) const TTL_AT: usize = 6;
+pub const TTL_AT: usize = 6;
 const CLASS_IN: [u8; 2] = [0, 1];
 
 /// The bytes of a name: its labels with their lengths, in lower case.
@@ -74,6 +74,14 @@ fn compressed(out: &mut Vec<u8>, text: &str, zone: Option<&str>) {
         }
         _ => out.extend(name(text)),
     }
+}
+
+/// A record without names that could be shortened, owned by the name in the question, with a TTL that the reply sets.
+pub fn opaque_record(kind: Type, contents: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(12 + contents.len());
+    head(&mut bytes, &TO_QUESTION, kind, 0);
+    sized(&mut bytes, |out| out.extend(contents));
+    bytes
 }
 
 fn contents(out: &mut Vec<u8>, data: &RecordData, zone: Option<&str>) {

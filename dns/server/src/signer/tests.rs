@@ -29,7 +29,8 @@ fn made(signer: &Signer) -> u64 {
 }
 
 async fn ahead(signer: &Signer, snapshot: &topology::Snapshot, now: Moment) {
-    signer.sign_ahead(&Answers::compile(snapshot, now), now, || false).await;
+    let ahead = signer.sign_ahead(&Answers::compile(snapshot, now), now, || false).await;
+    assert!(ahead.is_some());
 }
 
 #[tokio::test]
