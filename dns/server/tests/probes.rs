@@ -24,7 +24,6 @@ use tokio::{net::UdpSocket, process::Command, time::timeout};
 use tokio_util::sync::CancellationToken;
 use topology::{EdgeId, EdgeState, Moment, NodeId, Service, Snapshot, ZoneData, ZoneRecord, fixtures::three_primaries};
 
-const HANGS_AFTER: Duration = Duration::from_secs(10);
 /// Another server beside all tests of a small machine.
 const STARTS_WITHIN: Duration = Duration::from_secs(60);
 /// dnsviz asks a hundred questions one by one.

@@ -611,7 +611,10 @@ async fn reports_of_name_servers_are_shown_and_decide_nothing() {
         let series = format!("meridian_control_plane_reports_total{{vantage=\"{vantage}\"}}");
         assert_eq!(control_plane.metric(&series), None, "{vantage}");
     }
-    assert_eq!(control_plane.metric("meridian_control_plane_reports_unwanted_total"), Some(3.0));
+    assert_eq!(
+        control_plane.metric("meridian_control_plane_reports_unwanted_total"),
+        Some(3.0)
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
