@@ -24,7 +24,7 @@ mod targets {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 18] = [
+pub const TARGETS: [Target; 19] = [
     ("audit-logs", targets::audit_logs::read),
     ("certificates", targets::certificates::read),
     ("checkpoints", gateway::fuzzing::checkpoint),
@@ -43,6 +43,7 @@ pub const TARGETS: [Target; 18] = [
     ("tokens", targets::tokens::verify),
     ("topologies", targets::topologies::read),
     ("wav", targets::wav::decode),
+    ("wyoming", gateway::fuzzing::wyoming_events),
 ];
 
 /// Finds a target by name.

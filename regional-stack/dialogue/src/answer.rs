@@ -19,7 +19,7 @@ use crate::{
 /// Least confidence of the recognizer for any action or reply. Nearly all commands reach it, even by voices that the
 /// recognizer does badly on, and noise above it does not come out as several words of a command (`cargo test -p
 /// speech-torch --test speech-torch calibration -- --ignored --nocapture` prints the figures behind these bounds).
-const CONFIDENCE_MIN: f32 = 0.60;
+pub const CONFIDENCE_MIN: f32 = 0.60;
 /// The same for a single word that answers no question and no ring. Noise comes out as "help" or "stop" now and then; a
 /// spoken word is heard with more confidence.
 const WORD_CONFIDENCE_MIN: f32 = 0.85;

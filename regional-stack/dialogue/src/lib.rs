@@ -22,7 +22,7 @@ mod weather;
 mod words;
 mod written;
 
-pub use answer::understand;
+pub use answer::{CONFIDENCE_MIN, understand};
 pub use command::{
     AlarmChoice, City, ClockTime, Command, Day, DayPart, Doubt, HalfDay, PlaceQuestion, Room, Rooms, TimerChoice,
     WeatherAspect,

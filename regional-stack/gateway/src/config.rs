@@ -45,8 +45,26 @@ pub struct Config {
     /// The identity that this stack shows to edges, and the callers that it lets in. Without it the stack lets in everybody, in plain text.
     #[serde(default)]
     pub identity: Option<IdentitySection>,
+    /// The listener of the Wyoming protocol. Without it the stack does not speak that protocol.
+    #[serde(default)]
+    pub wyoming: Option<Wyoming>,
     #[serde(default)]
     pub limits: Limits,
+}
+
+/// `[wyoming]`: the protocol of Home Assistant's satellites.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Wyoming {
+    /// Its address; port 0 takes any free one. The protocol has neither encryption nor a login.
+    pub listen: SocketAddr,
+    /// Connections at once; more wait in the kernel's backlog. Each may hold twenty seconds of audio.
+    #[serde(default = "wyoming_connections_max")]
+    pub connections_max: usize,
+}
+
+fn wyoming_connections_max() -> usize {
+    64
 }
 
 /// `[identity]`: the certificate of this stack, and the callers that it lets in.
@@ -300,6 +318,9 @@ impl Rules for Config {
         ] {
             problems.add_if_instant(&format!("limits.{key}"), span.0);
         }
+        if let Some(wyoming) = self.wyoming {
+            problems.add_if_zero("wyoming.connections_max", wyoming.connections_max as u64);
+        }
         if limits.frame_bytes_max < 4096 {
             let text = format!(
                 "{} is too small for a session.update; write 4096 or more",
@@ -406,6 +427,22 @@ mod tests {
         let shown = parse(include_str!("../../../configs/stack.toml")).unwrap();
         assert_eq!(shown.recognition, Recognition::default());
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", Limits::default()));
+    }
+
+    #[test]
+    fn the_listener_for_home_assistant_is_off_unless_its_address_is_written() {
+        assert!(parse(LEAST).unwrap().wyoming.is_none());
+        let wyoming = parse(&format!("{LEAST}[wyoming]\nlisten = \"127.0.0.1:10300\"\n"))
+            .unwrap()
+            .wyoming;
+        assert_eq!(wyoming.unwrap().connections_max, 64);
+        let refused = parse(&format!(
+            "{LEAST}[wyoming]\nlisten = \"127.0.0.1:0\"\nconnections_max = 0\n"
+        ));
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "stack.toml:6: wyoming.connections_max: 0 is out of range; write 1 or more"
+        );
     }
 
     #[test]

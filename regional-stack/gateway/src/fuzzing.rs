@@ -10,6 +10,7 @@ use crate::{
     realtime,
     stack::{Engines, Stack},
     store::MemoryStore,
+    wyoming,
 };
 
 /// The state of a checkpoint without its seal, as another release or anybody with the key may write it. The stack refuses it, or
@@ -38,6 +39,15 @@ pub fn session_file(state: &[u8]) {
 /// The session does something that it must not.
 pub fn conversation(messages: &[u8]) {
     realtime::converse(stack(), messages);
+}
+
+/// The events of a client that speaks Wyoming, one behind the other.
+///
+/// # Panics
+///
+/// An event does not survive being written and read again.
+pub fn wyoming_events(bytes: &[u8]) {
+    wyoming::event::read_all(bytes);
 }
 
 fn stack() -> &'static Arc<Stack> {

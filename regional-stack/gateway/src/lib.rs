@@ -1,6 +1,6 @@
 //! The regional gateway: the service that a device reaches when it speaks to a region.
 //!
-//! It speaks HTTP and the Realtime WebSocket in the shapes of the OpenAI API, and gRPC. Behind all of them each turn takes one way:
+//! It speaks HTTP and the Realtime WebSocket in the shapes of the OpenAI API, gRPC, and Wyoming. Behind all of them each turn takes one way:
 //! recognise, interpret, act, speak. Engines run on threads of their own; everything else is async, and its queues are bounded.
 
 #![expect(
@@ -32,6 +32,7 @@ pub mod store;
 mod texts;
 mod transcribing;
 mod workers;
+mod wyoming;
 
 /// Generated from proto/meridian/voice/v1/voice.proto.
 #[expect(

@@ -18,7 +18,9 @@ fn main() -> ExitCode {
             let grace = config.limits.stop_grace();
             let mut tasks = daemon::Tasks::new();
             let addresses = gateway::start(config, engines, &mut tasks).await?;
-            process.announce(&[("http", addresses.http), ("admin", addresses.admin)])?;
+            let mut announced = vec![("http", addresses.http), ("admin", addresses.admin)];
+            announced.extend(addresses.wyoming.map(|address| ("wyoming", address)));
+            process.announce(&announced)?;
             tasks.run(grace).await
         },
     )

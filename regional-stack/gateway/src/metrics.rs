@@ -22,6 +22,8 @@ const SESSIONS_UNWRITTEN: &str = "meridian_stack_sessions_unwritten";
 const DISK_ERRORS: &str = "meridian_stack_disk_errors";
 const HTTP_REQUESTS: &str = "meridian_stack_http_requests";
 const CONNECTIONS: &str = "meridian_stack_connections";
+const WYOMING_CONNECTIONS: &str = "meridian_stack_wyoming_connections";
+const WYOMING_REQUESTS: &str = "meridian_stack_wyoming_requests";
 
 /// Handles to all metrics; cheap to clone.
 #[derive(Debug, Clone)]
@@ -38,6 +40,8 @@ pub(crate) struct Metrics {
     pub(crate) job_seconds: Family<JobSecondsLabels, Histogram, fn() -> Histogram>,
     pub(crate) http_requests: Family<HttpLabels, Counter<u64, AtomicU64>>,
     pub(crate) connections: Family<ConnectionLabels, Counter>,
+    pub(crate) wyoming_connections: Gauge,
+    pub(crate) wyoming_requests: Family<WyomingLabels, Counter>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -155,7 +159,60 @@ pub(crate) enum JobPart {
     Working,
 }
 
-daemon::label_values!(TurnOutcome, Stage, ClosedReason, EngineName, JobOutcome, JobPart);
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub(crate) struct WyomingLabels {
+    pub(crate) request: WyomingRequest,
+    pub(crate) outcome: WyomingOutcome,
+}
+
+/// A request of the Wyoming protocol, which may take several events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum WyomingRequest {
+    Ping,
+    Describe,
+    Transcribe,
+    Assist,
+    Synthesize,
+}
+
+impl WyomingRequest {
+    /// The request that an event is part of; `None` for an event that the stack does not know.
+    pub(crate) fn of(kind: &str) -> Option<Self> {
+        Some(match kind {
+            "ping" => Self::Ping,
+            "describe" => Self::Describe,
+            "transcribe" | "audio-start" | "audio-chunk" | "audio-stop" => Self::Transcribe,
+            "transcript" | "recognize" => Self::Assist,
+            "synthesize" | "synthesize-start" | "synthesize-chunk" | "synthesize-stop" => Self::Synthesize,
+            _ => return None,
+        })
+    }
+}
+
+/// The end of a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(crate) enum WyomingOutcome {
+    Answered,
+    /// The assistant said that it cannot, or did not understand.
+    Declined,
+    /// An `error` event was the answer.
+    Refused,
+    /// Its client left before the answer.
+    Abandoned,
+}
+
+daemon::label_values!(
+    TurnOutcome,
+    Stage,
+    ClosedReason,
+    EngineName,
+    JobOutcome,
+    JobPart,
+    WyomingRequest,
+    WyomingOutcome
+);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub(crate) struct HttpLabels {
@@ -179,6 +236,8 @@ impl Metrics {
             job_seconds: Family::new_with_constructor(stage_histogram),
             http_requests: Family::default(),
             connections: Family::default(),
+            wyoming_connections: Gauge::default(),
+            wyoming_requests: Family::default(),
         };
         registry.register(TURNS, "Turns by how they ended", metrics.turns.clone());
         registry.register(STAGE_SECONDS, "Seconds per stage of a turn", metrics.stages.clone());
@@ -228,6 +287,16 @@ impl Metrics {
             "Connections accepted (proven: with a certificate, plain: without), or refused with this reason",
             metrics.connections.clone(),
         );
+        registry.register(
+            WYOMING_CONNECTIONS,
+            "Open connections of the Wyoming protocol",
+            metrics.wyoming_connections.clone(),
+        );
+        registry.register(
+            WYOMING_REQUESTS,
+            "Requests of the Wyoming protocol, by what became of them",
+            metrics.wyoming_requests.clone(),
+        );
         metrics
     }
 }
@@ -274,6 +343,13 @@ mod tests {
         }
         let stages = [Stage::Asr, Stage::Nlu, Stage::Skill, Stage::Tts, Stage::FirstAudio].map(<&str>::from);
         assert_eq!(stages, ["asr", "nlu", "skill", "tts", "first_audio"]);
+        let requests = ["ping", "describe", "audio-start", "recognize", "synthesize-chunk"];
+        let requests = requests.map(|kind| WyomingRequest::of(kind).map(<&str>::from));
+        let expected = ["ping", "describe", "transcribe", "assist", "synthesize"];
+        assert_eq!(requests, expected.map(Some));
+        use WyomingOutcome as Ends;
+        let outcomes = [Ends::Answered, Ends::Declined, Ends::Refused, Ends::Abandoned].map(<&str>::from);
+        assert_eq!(outcomes, ["answered", "declined", "refused", "abandoned"]);
         let outcomes = [TurnOutcome::Completed, TurnOutcome::Cancelled, TurnOutcome::Failed].map(<&str>::from);
         assert_eq!(outcomes, ["completed", "cancelled", "failed"]);
     }

@@ -66,13 +66,30 @@ fn pieces(samples: &[f32]) -> Vec<Range<usize>> {
 fn cut(samples: &[f32], mut range: Range<usize>) -> Vec<Range<usize>> {
     let mut pieces = Vec::new();
     while range.len() > PIECE_SAMPLES_MAX {
-        let search_to = range.start + PIECE_SAMPLES_MAX - CUT_OVERLAP_SAMPLES;
-        let at = endpoint::quietest(samples, search_to - CUT_SEARCH_SAMPLES..search_to);
+        let at = quietest_end(samples, range.start);
         pieces.push(range.start..at + CUT_OVERLAP_SAMPLES);
         range.start = at - CUT_OVERLAP_SAMPLES;
     }
     pieces.push(range);
     pieces
+}
+
+/// The moment at which a piece that starts here ends best.
+fn quietest_end(samples: &[f32], start: usize) -> usize {
+    let search_to = start + PIECE_SAMPLES_MAX - CUT_OVERLAP_SAMPLES;
+    endpoint::quietest(samples, search_to - CUT_SEARCH_SAMPLES..search_to)
+}
+
+/// Takes the first piece out of a recording that is still coming, once the recording is longer than an engine recognises in one go.
+pub(crate) fn take_piece(coming: &mut Vec<f32>) -> Option<Vec<f32>> {
+    if coming.len() <= PIECE_SAMPLES_MAX {
+        return None;
+    }
+    let at = quietest_end(coming, 0);
+    let rest = coming.split_off(at - CUT_OVERLAP_SAMPLES);
+    let mut piece = std::mem::replace(coming, rest);
+    piece.extend_from_slice(&coming[..2 * CUT_OVERLAP_SAMPLES]);
+    Some(piece)
 }
 
 #[cfg(test)]
@@ -117,6 +134,23 @@ mod tests {
             );
         }
         assert!(pieces[0].start == 0 && pieces.last().unwrap().end >= recording.len() - 3_200);
+    }
+
+    #[test]
+    fn a_recording_that_comes_bit_by_bit_is_split_at_the_same_places() {
+        let word = [tone(0.9), silence(0.1)].concat();
+        let recording = word.repeat(50);
+        let whole: Vec<Vec<f32>> = cut(&recording, 0..recording.len())
+            .into_iter()
+            .map(|piece| recording[piece].to_vec())
+            .collect();
+        let (mut coming, mut taken) = (Vec::new(), Vec::new());
+        for bit in recording.chunks(1_600) {
+            coming.extend_from_slice(bit);
+            taken.extend(take_piece(&mut coming));
+        }
+        taken.push(coming);
+        assert!(taken == whole, "{} and {} pieces", taken.len(), whole.len());
     }
 
     #[test]

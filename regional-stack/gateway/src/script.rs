@@ -55,6 +55,13 @@ impl Script {
         })
     }
 
+    /// Makes this text the continuation of one whose beginning the caller already hears: it waits for room, and yields to callers who hear
+    /// nothing yet.
+    pub(crate) fn follow_another(&mut self) {
+        self.begun = true;
+        self.class = self.class.after_the_first();
+    }
+
     /// The next sentence as samples at `rate`; `None` after the last.
     pub(crate) async fn speak_next(&mut self, stack: &Stack, rate: u32) -> Result<Option<Vec<f32>>, ApiError> {
         let Some(sentence) = self.sentences.pop_front() else {

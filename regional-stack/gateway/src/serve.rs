@@ -25,7 +25,7 @@ use crate::{
     room::{Meter, Metered},
     stack::{Engines, Stack},
     store::{DurableStore, MemoryStore, SessionStore, Writer},
-    texts,
+    texts, wyoming,
 };
 
 /// Calls at the same time on one connection; an edge sends no more over one.
@@ -40,6 +40,8 @@ pub struct Addresses {
     pub http: SocketAddr,
     /// Metrics, health and readiness.
     pub admin: SocketAddr,
+    /// Home Assistant, if `[wyoming]` is configured.
+    pub wyoming: Option<SocketAddr>,
 }
 
 /// Starts a stack as tasks of the process. Returns when its engines work and it takes calls.
@@ -49,10 +51,21 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         |listen: SocketAddr, what: &str| daemon::listen(listen).with_context(|| texts::cannot_listen(listen, what));
     let service_listener = bind(config.listen, "devices and edges")?;
     let admin_listener = bind(config.admin_listen, "metrics and health")?;
+    let satellites = match config.wyoming {
+        Some(section) => Some((bind(section.listen, "the Wyoming protocol")?, section.connections_max)),
+        None => None,
+    };
     let addresses = Addresses {
         http: service_listener.local_addr()?,
         admin: admin_listener.local_addr()?,
+        wyoming: satellites
+            .as_ref()
+            .map(|(listener, _)| listener.local_addr())
+            .transpose()?,
     };
+    if let Some(address) = addresses.wyoming.filter(|address| !address.ip().is_loopback()) {
+        tracing::warn!(%address, "{}", texts::WYOMING_OPEN);
+    }
 
     let identity = own_identity(&config)?;
     let (store, writer) = session_store(&config).await?;
@@ -113,7 +126,15 @@ pub async fn start(config: Config, engines: Engines, tasks: &mut daemon::Tasks) 
         connections.get_or_create(&ConnectionLabels { outcome }).inc();
     });
     tasks.spawn("service", async move {
-        serve_until_drained(&stack, service_listener, acceptor).await;
+        let serve_satellites = async {
+            if let Some((listener, connections_max)) = satellites {
+                wyoming::serve_until_drained(&stack, listener, connections_max).await;
+            }
+        };
+        tokio::join!(
+            serve_until_drained(&stack, service_listener, acceptor),
+            serve_satellites
+        );
         drained.cancel();
         // This joins threads that may still compute; it must not hold up the other tasks.
         tokio::task::spawn_blocking(move || stack.stop_engines()).await?;

@@ -50,6 +50,55 @@ pub(crate) fn sentences(text: &str) -> Vec<String> {
     sentences
 }
 
+/// A text that comes in parts, cut into sentences as soon as they are whole.
+#[derive(Debug, Default)]
+pub(crate) struct Sentences {
+    coming: String,
+}
+
+/// A text without an end of a sentence is cut between two words after so many bytes: its first words must not wait for its last.
+const COMING_BYTES_MAX: usize = 2 * SENTENCE_CHARS_MAX;
+
+impl Sentences {
+    /// Adds a part, and returns the sentences that are whole now.
+    pub(crate) fn push(&mut self, part: &str) -> Vec<String> {
+        self.coming.push_str(part);
+        let mut whole = Vec::new();
+        while let Some(end) = self.end() {
+            let rest = self.coming.split_off(end);
+            whole.push(std::mem::replace(&mut self.coming, rest));
+        }
+        whole
+    }
+
+    /// The rest of the text, when no part follows.
+    pub(crate) fn finish(&mut self) -> String {
+        std::mem::take(&mut self.coming)
+    }
+
+    /// The position behind the first whole sentence.
+    fn end(&self) -> Option<usize> {
+        let mut letters = self.coming.char_indices().peekable();
+        let mut blank = None;
+        while let Some((at, letter)) = letters.next() {
+            let behind = at + letter.len_utf8();
+            let next = letters.peek().map(|(_, letter)| *letter);
+            // "3.14" goes on behind its stop, and so may a stop at the end of a part.
+            let is_end = letter == '\n' || matches!(letter, '.' | '!' | '?') && next.is_some_and(char::is_whitespace);
+            if is_end {
+                return Some(behind);
+            }
+            if letter.is_whitespace() {
+                blank = Some(behind);
+            }
+            if behind >= COMING_BYTES_MAX {
+                return Some(blank.unwrap_or(behind));
+            }
+        }
+        None
+    }
+}
+
 /// `text` in pieces of whole sentences of about ten seconds at most; a short text is one piece.
 pub(crate) fn pieces(text: &str) -> Vec<String> {
     let mut pieces: Vec<String> = Vec::new();
@@ -118,6 +167,33 @@ mod tests {
             ("", &[]),
         ] {
             assert_eq!(sentences(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_comes_in_parts_is_spoken_sentence_by_sentence() {
+        let mut sentences = Sentences::default();
+        let mut whole = Vec::new();
+        for part in ["It is 3", ".", "1", "4 now.", " Is it? Ye", "s!\nWell"] {
+            whole.extend(sentences.push(part));
+        }
+        assert_eq!(whole, ["It is 3.14 now.", " Is it?", " Yes!", "\n"]);
+        assert_eq!(sentences.finish(), "Well");
+        assert_eq!(sentences.finish(), "");
+    }
+
+    #[test]
+    fn a_text_without_an_end_is_cut_between_words_and_nothing_is_lost() {
+        for text in ["word ".repeat(300), "w".repeat(1000), "日本語 ".repeat(300)] {
+            let mut sentences = Sentences::default();
+            let mut whole: Vec<String> = text
+                .chars()
+                .flat_map(|letter| sentences.push(&letter.to_string()))
+                .collect();
+            assert!(whole.len() >= 2, "{}", whole.len());
+            assert!(whole.iter().all(|part| part.len() <= COMING_BYTES_MAX + 2));
+            whole.push(sentences.finish());
+            assert_eq!(whole.concat(), text);
         }
     }
 

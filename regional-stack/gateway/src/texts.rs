@@ -28,6 +28,31 @@ pub(crate) const NO_CHECKPOINT_KEY: &str = "this stack has no checkpoint_key and
     configuration";
 pub(crate) const COPY_TOO_SLOW: &str = "the request body did not arrive in time; send it faster";
 
+pub(crate) const WYOMING_BAD_LINE: &str =
+    "the bytes are no line of a Wyoming event, so the connection ends; send a line of JSON with a type";
+pub(crate) const WYOMING_BAD_DATA: &str =
+    "the data of a Wyoming event is no JSON object, so the connection ends; send one object of data_length bytes";
+pub(crate) const WYOMING_SILENT: &str = "no whole event came in time, so the connection ends; connect again";
+pub(crate) const WYOMING_AUDIO_FORMAT: &str =
+    "this format of audio is not available; send rate 4000 to 192000, width 1 to 4 and channels 1 to 8";
+pub(crate) const WYOMING_FORMAT_CHANGED: &str =
+    "the format of the audio changed within an utterance, which is dropped; send audio-start before another format";
+pub(crate) const WYOMING_NO_AUDIO: &str = "audio-stop came without audio; send audio-start and audio-chunk before it";
+pub(crate) const WYOMING_NO_TEXT: &str = "a part of a text came without its beginning; send synthesize-start before it";
+pub(crate) const WYOMING_TEXT_FORMAT: &str =
+    "only plain text can be spoken here; send text_format \"text\", or leave it out";
+
+pub(crate) fn wyoming_event_too_long(data_bytes_max: usize, payload_bytes_max: usize) -> String {
+    format!(
+        "a Wyoming event may have {data_bytes_max} bytes of data and {payload_bytes_max} of audio, so the connection ends; send \
+         shorter pieces"
+    )
+}
+
+pub(crate) fn wyoming_too_long(seconds_max: f32) -> String {
+    format!("the audio is longer than {seconds_max} s, so it is dropped; send audio-stop earlier")
+}
+
 pub(crate) fn body_too_slow(limit: Duration) -> String {
     format!(
         "the request body did not arrive within {} s; send it faster",
@@ -116,6 +141,8 @@ pub(crate) const DISK_REFUSES: &str = "sessions cannot be written to disk: their
 pub(crate) const OPEN_TO_ALL: &str = "anyone who reaches this stack can talk to it and read what sessions say, because it demands no \
     certificate; write mode = \"required\" in [identity] once every edge has a certificate \
     (docs/security.md)";
+pub(crate) const WYOMING_OPEN: &str = "everybody who reaches the Wyoming address is heard and spoken to, because that protocol has no login; let only \
+    Home Assistant reach it, with a firewall or a private network (docs/clients.md)";
 pub(crate) const NO_PRIORITIES: &str = "the operating system refuses a lower priority, so uploads run at that of live \
     callers and delay them; allow the process to call setpriority";
 
@@ -150,7 +177,7 @@ pub(crate) const NOT_SPOKEN: &str = "a reply was not spoken; the device was told
 // The start.
 
 pub(crate) fn cannot_listen(address: SocketAddr, purpose: &str) -> String {
-    format!("cannot listen on {address} for {purpose}; write a free address in listen or admin_listen")
+    format!("cannot listen on {address} for {purpose}; write a free address in its listen or admin_listen")
 }
 
 pub(crate) fn cannot_use_state_dir(folder: &Path) -> String {
@@ -194,6 +221,8 @@ mod tests {
             nothing_to_speak("x"),
             too_long_to_say("x", 700.0, 1.0, 600.0),
             checkpoint_too_large(1024),
+            wyoming_event_too_long(1, 1),
+            wyoming_too_long(300.0),
             cannot_listen("127.0.0.1:80".parse().unwrap(), "devices"),
             cannot_use_state_dir(Path::new("state")),
         ];
@@ -211,6 +240,14 @@ mod tests {
             SPEED,
             NO_CHECKPOINT_KEY,
             COPY_TOO_SLOW,
+            WYOMING_BAD_LINE,
+            WYOMING_BAD_DATA,
+            WYOMING_SILENT,
+            WYOMING_AUDIO_FORMAT,
+            WYOMING_FORMAT_CHANGED,
+            WYOMING_NO_AUDIO,
+            WYOMING_NO_TEXT,
+            WYOMING_TEXT_FORMAT,
             ENGINES_BUSY,
             ENGINE_LATE,
         ];
@@ -220,6 +257,7 @@ mod tests {
             UNSAVED_AT_THE_END,
             DISK_REFUSES,
             OPEN_TO_ALL,
+            WYOMING_OPEN,
             NO_PRIORITIES,
             CANNOT_ACCEPT,
             TURNS_CUT,

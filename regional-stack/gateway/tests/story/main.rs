@@ -25,3 +25,4 @@ mod realtime;
 mod region;
 mod request_id;
 mod turns;
+mod wyoming;

@@ -23,6 +23,8 @@ const PLAIN: &str =
 pub(crate) struct Region {
     pub(crate) http: SocketAddr,
     pub(crate) admin: SocketAddr,
+    /// For the Wyoming protocol, if the configuration has it.
+    pub(crate) wyoming: Option<SocketAddr>,
     stop: CancellationToken,
     run: tokio::task::JoinHandle<anyhow::Result<()>>,
 }
@@ -61,6 +63,7 @@ impl Region {
         Self {
             http: addresses.http,
             admin: addresses.admin,
+            wyoming: addresses.wyoming,
             stop,
             run,
         }
