@@ -3,7 +3,9 @@
 //! links libtorch cannot set it for us.
 
 fn main() {
+    let out = std::env::var("OUT_DIR").expect("cargo sets OUT_DIR");
     tonic_prost_build::configure()
+        .file_descriptor_set_path(std::path::Path::new(&out).join("voice.bin"))
         .bytes(".")
         .compile_protos(&["proto/meridian/voice/v1/voice.proto"], &["proto"])
         .unwrap_or_else(|error| panic!("voice.proto does not compile (is protoc installed?): {error}"));

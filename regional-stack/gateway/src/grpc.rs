@@ -1,5 +1,7 @@
 //! gRPC: `meridian.voice.v1.Voice`, on the same port as everything else.
 
+mod health;
+
 use std::{
     pin::Pin,
     sync::Arc,
@@ -41,13 +43,39 @@ use crate::{
 /// Room in a message for its fields beside the recording.
 const ENVELOPE_BYTES: usize = 1024;
 
-/// The routes of the service.
+/// The name of our service.
+const VOICE: &str = "meridian.voice.v1.Voice";
+/// The descriptions of our service and its messages, as reflection hands them on.
+const DESCRIPTIONS: &[u8] = tonic::include_file_descriptor_set!("voice");
+/// Largest question to reflection: the name of a symbol.
+const QUESTION_BYTES_MAX: usize = 4096;
+
+/// The routes of the services.
 pub(crate) fn router(stack: Arc<Stack>) -> Router {
     let service = VoiceServer::new(Service(Arc::clone(&stack)))
         .max_decoding_message_size(stack.config.limits.body_bytes_max.saturating_add(ENVELOPE_BYTES));
+    let health = health::service(Arc::clone(&stack));
+    // Programs ask for either version of reflection.
+    let described = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTIONS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let generated = "the descriptions were generated";
+    let reflection = described().build_v1().expect(generated);
+    let reflection_alpha = described().build_v1alpha().expect(generated);
     Router::new()
         .route_service("/meridian.voice.v1.Voice/{method}", service)
         .layer(middleware::from_fn_with_state(stack, bound))
+        .route_service("/grpc.health.v1.Health/{method}", health)
+        .route_service(
+            "/grpc.reflection.v1.ServerReflection/{method}",
+            reflection.max_decoding_message_size(QUESTION_BYTES_MAX),
+        )
+        .route_service(
+            "/grpc.reflection.v1alpha.ServerReflection/{method}",
+            reflection_alpha.max_decoding_message_size(QUESTION_BYTES_MAX),
+        )
 }
 
 struct Service(Arc<Stack>);

@@ -15,6 +15,7 @@ mod form;
 pub mod fuzzing;
 mod grpc;
 mod http;
+mod health;
 mod ids;
 mod live;
 mod metrics;

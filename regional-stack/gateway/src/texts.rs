@@ -53,6 +53,8 @@ pub(crate) fn wyoming_too_long(seconds_max: f32) -> String {
     format!("the audio is longer than {seconds_max} s, so it is dropped; send audio-stop earlier")
 }
 
+pub(crate) const UNKNOWN_SERVICE: &str = "there is no such service; ask for \"meridian.voice.v1.Voice\", or for \"\"";
+
 pub(crate) fn body_too_slow(limit: Duration) -> String {
     format!(
         "the request body did not arrive within {} s; send it faster",
@@ -253,6 +255,7 @@ mod tests {
         ];
         let operators = [
             FOLDER_UNUSABLE,
+            UNKNOWN_SERVICE,
             FILES_LEFT_ALONE,
             UNSAVED_AT_THE_END,
             DISK_REFUSES,

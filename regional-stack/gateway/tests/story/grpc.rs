@@ -1,16 +1,21 @@
 //! The gRPC interface, directly and through an edge.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::Path, process::Stdio};
 
 use gateway::voice::{SynthesizeRequest, TranscribeRequest, voice_client::VoiceClient};
+use serde_json::{Value, json};
 use speech::{
     SAMPLE_RATE, pcm,
     scripted::{sound_of, text_in},
     wav,
 };
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tonic::{Code, transport::Channel};
 
-use crate::{edges::Edge, region::Region};
+use crate::{
+    edges::Edge,
+    region::{HANGS_AFTER, Region},
+};
 
 async fn client(address: SocketAddr) -> VoiceClient<Channel> {
     VoiceClient::connect(format!("http://{address}")).await.unwrap()
@@ -69,6 +74,53 @@ async fn calls_are_answered_and_bad_ones_are_told_why() {
     assert_eq!(reqwest::get(region.url("/health")).await.unwrap().status(), 200);
     drop(client);
     region.begin_stop();
+    region.stopped().await;
+}
+
+/// The packages of gRPC for Python know nothing of Meridian but its address.
+#[tokio::test]
+async fn the_grpc_packages_find_the_services_by_reflection_and_watch_their_health() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let python = root.join(".venv/bin/python");
+    assert!(python.exists(), "the clients are not installed; run tools/setup test");
+    let folder = tempfile::TempDir::new().unwrap();
+    let file = folder.path().join("light.wav");
+    std::fs::write(&file, wav::encode(&sound_of("turn on the light"), SAMPLE_RATE)).unwrap();
+    let region = Region::start().await;
+    let mut driver = tokio::process::Command::new(python)
+        .arg(root.join("tools/grpc-client/drive.py"))
+        .arg(region.http.to_string())
+        .arg(file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("the driver starts");
+    let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+    let next = lines.next_line();
+    let line = tokio::time::timeout(HANGS_AFTER, next)
+        .await
+        .expect("the driver goes on");
+    assert_eq!(line.unwrap().as_deref(), Some("watching"), "the driver says above why");
+    region.begin_stop();
+    driver.stdin.take().unwrap().write_all(b"\n").await.unwrap();
+    let seen = lines
+        .next_line()
+        .await
+        .unwrap()
+        .expect("the driver prints one JSON object");
+    let seen: Value = serde_json::from_str(&seen).unwrap();
+    let services = json!([
+        "grpc.health.v1.Health",
+        "grpc.reflection.v1alpha.ServerReflection",
+        "meridian.voice.v1.Voice"
+    ]);
+    assert_eq!(seen["services"], services);
+    assert_eq!(seen["text"], "turn on the light");
+    assert_eq!(seen["sentences"], json!([true, true]));
+    assert_eq!(seen["statuses"], json!(["SERVING", "SERVING", "NOT_FOUND"]));
+    assert_eq!(seen["watched"], json!(["SERVING", "NOT_SERVING"]));
+    assert!(driver.wait().await.unwrap().success());
     region.stopped().await;
 }
 
