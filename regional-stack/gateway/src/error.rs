@@ -12,7 +12,7 @@ use serde_json::json;
 use speech::{SpeechError, wav::WavError};
 use topology::Moment;
 
-use crate::{texts, workers::JobError};
+use crate::{encoding::EncodeError, texts, workers::JobError};
 
 /// An error on its way to an HTTP client.
 #[derive(Debug)]
@@ -62,6 +62,10 @@ impl ApiError {
             param: Some(param.into()),
             ..Self::new(StatusCode::BAD_REQUEST, code, message)
         }
+    }
+
+    pub(crate) fn engine_failed(error: &impl std::fmt::Display) -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", error.to_string())
     }
 
     /// The refusal of a field that does not exist; it names those that do. The stranger's name is cut.
@@ -127,6 +131,12 @@ impl From<JobError> for ApiError {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, GPU_MEMORY, message)
             }
         }
+    }
+}
+
+impl From<EncodeError> for ApiError {
+    fn from(error: EncodeError) -> Self {
+        Self::engine_failed(&error)
     }
 }
 

@@ -10,12 +10,13 @@
 
 mod caller;
 pub mod config;
+mod encoding;
 mod error;
 mod form;
 pub mod fuzzing;
 mod grpc;
-mod http;
 mod health;
+mod http;
 mod ids;
 mod live;
 mod metrics;

@@ -2,7 +2,6 @@
 
 use std::collections::VecDeque;
 
-use axum::http::StatusCode;
 use speech::{SAMPLE_RATE, resample};
 
 use crate::{error::ApiError, queue::Class, spoken, stack::Stack, texts};
@@ -76,8 +75,8 @@ impl Script {
         // A caller listens to the first sentence while the engine makes the next, so the rest of a long text yields to other callers.
         self.class = self.class.after_the_first();
         let samples = ticket.result().await?.output;
-        let samples = resample::resample(&samples, SAMPLE_RATE, rate)
-            .map_err(|error| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_failed", error.to_string()))?;
+        let samples =
+            resample::resample(&samples, SAMPLE_RATE, rate).map_err(|error| ApiError::engine_failed(&error))?;
         Ok(Some(samples))
     }
 }

@@ -12,9 +12,9 @@ use axum::http::Method;
 pub(crate) const TOO_MANY_UPLOADS: &str = "this region works on as many uploads as it can hold; retry in a moment";
 pub(crate) const BODY_CUT: &str = "the request body ended early; send it again";
 pub(crate) const UNKNOWN_STREAM_FORMAT: &str =
-    "stream_format must be \"audio\"; for events while speaking use /v1/realtime";
-pub(crate) const NO_STREAMED_TRANSCRIPTION: &str =
-    "streamed transcriptions are not available here; leave out stream, or use /v1/realtime";
+    "stream_format must be \"audio\" or \"sse\"; use one of them, or leave it out";
+pub(crate) const NO_STREAMED_FORMAT: &str =
+    "only json and text can be streamed; set response_format to one of them, or leave out stream";
 pub(crate) const TIMES_WITHOUT_VERBOSE: &str =
     "only verbose_json has timestamps; set response_format to it, or leave out timestamp_granularities";
 pub(crate) const FORM_WITHOUT_FILE: &str = "the form has no file; send the audio as the multipart field \"file\"";
@@ -82,10 +82,14 @@ pub(crate) fn unknown_field(name: &str, known: &str) -> String {
     format!("unknown field {name:?}; known are {known}")
 }
 
-pub(crate) fn unknown_speech_format(format: &str) -> String {
-    format!(
-        "response_format {format:?} is not available; set response_format to \"wav\" or \"pcm\" (24 kHz, 16-bit, mono)"
-    )
+pub(crate) fn unknown_speech_format(format: &str, known: &str) -> String {
+    // The text comes from a stranger, so the echo is bounded.
+    let shown: String = format.chars().take(20).collect();
+    format!("response_format {shown:?} is not available; set response_format to {known}")
+}
+
+pub(crate) fn cannot_encode(cause: &str) -> String {
+    format!("the speech cannot be written in this format ({cause}); retry, or set another response_format")
 }
 
 pub(crate) fn bad_json(error: &impl Display) -> String {
@@ -93,7 +97,7 @@ pub(crate) fn bad_json(error: &impl Display) -> String {
 }
 
 pub(crate) fn unknown_transcription_format(format: &str) -> String {
-    format!("response_format {format:?} is not available; use json, text or verbose_json")
+    format!("response_format {format:?} is not available; use json, text, verbose_json, srt or vtt")
 }
 
 pub(crate) fn bad_form(fault: &str) -> String {
@@ -212,7 +216,8 @@ mod tests {
             wrong_method(&Method::GET),
             unknown_model(&["a", "b"]),
             unknown_field("x", "y"),
-            unknown_speech_format("mp3"),
+            unknown_speech_format("mp3", "x"),
+            cannot_encode("x"),
             bad_json(&"x"),
             unknown_transcription_format("mp3"),
             bad_form("x"),
@@ -232,7 +237,7 @@ mod tests {
             TOO_MANY_UPLOADS,
             BODY_CUT,
             UNKNOWN_STREAM_FORMAT,
-            NO_STREAMED_TRANSCRIPTION,
+            NO_STREAMED_FORMAT,
             TIMES_WITHOUT_VERBOSE,
             FORM_WITHOUT_FILE,
             NO_FORM,
@@ -250,12 +255,12 @@ mod tests {
             WYOMING_NO_AUDIO,
             WYOMING_NO_TEXT,
             WYOMING_TEXT_FORMAT,
+            UNKNOWN_SERVICE,
             ENGINES_BUSY,
             ENGINE_LATE,
         ];
         let operators = [
             FOLDER_UNUSABLE,
-            UNKNOWN_SERVICE,
             FILES_LEFT_ALONE,
             UNSAVED_AT_THE_END,
             DISK_REFUSES,

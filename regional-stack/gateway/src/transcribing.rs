@@ -1,35 +1,72 @@
 //! Turns the speech of a whole file into text, for HTTP and for gRPC.
 
+use std::{collections::VecDeque, ops::Range};
+
 use bytes::Bytes;
 use speech::SAMPLE_RATE;
 
 use crate::{error::ApiError, queue::Class, recording::Recording, stack::Stack};
 
-/// Recognises a file, one piece after the other: a long file takes one place in the queue, not all of them.
-pub(crate) async fn transcribe(stack: &Stack, class: Class, file: Bytes) -> Result<Transcription, ApiError> {
-    let Recording { samples, pieces } = stack.decode(class, file).await??;
-    let mut segments = Vec::new();
-    for piece in pieces {
-        let sound = samples[piece.clone()].to_vec();
-        let mut ticket = if segments.is_empty() {
-            stack.hear_for(class, sound)?
-        } else {
-            stack.hear_on(class, sound).await?
+/// A file that is being recognised, one piece after the other: a long file takes one place in the queue, not all of them.
+pub(crate) struct Transcribing {
+    class: Class,
+    samples: Vec<f32>,
+    pieces: VecDeque<Range<usize>>,
+    /// Whether the queue accepted a piece: from then on further ones wait for room and are never refused.
+    begun: bool,
+}
+
+impl Transcribing {
+    /// Decodes a file and cuts it into pieces.
+    pub(crate) async fn begin(stack: &Stack, class: Class, file: Bytes) -> Result<Self, ApiError> {
+        let Recording { samples, pieces } = stack.decode(class, file).await??;
+        Ok(Self {
+            class,
+            samples,
+            pieces: pieces.into(),
+            begun: false,
+        })
+    }
+
+    /// Recognises the next piece; `None` after the last.
+    pub(crate) async fn next(&mut self, stack: &Stack) -> Result<Option<Segment>, ApiError> {
+        let Some(piece) = self.pieces.pop_front() else {
+            return Ok(None);
         };
-        let done = ticket.result().await?;
-        segments.push(Segment {
+        let sound = self.samples[piece.clone()].to_vec();
+        let mut ticket = if self.begun {
+            stack.hear_on(self.class, sound).await?
+        } else {
+            stack.hear_for(self.class, sound)?
+        };
+        self.begun = true;
+        let heard = ticket.result().await?.output;
+        Ok(Some(Segment {
             start_s: piece.start as f32 / SAMPLE_RATE as f32,
             end_s: piece.end as f32 / SAMPLE_RATE as f32,
-            text: done.output.text,
-            confidence: done.output.confidence,
-        });
+            text: heard.text,
+            confidence: heard.confidence,
+        }))
+    }
+
+    /// Length of the recording.
+    fn seconds(&self) -> f32 {
+        self.samples.len() as f32 / SAMPLE_RATE as f32
+    }
+}
+
+/// Recognises a file to its end.
+pub(crate) async fn transcribe(stack: &Stack, class: Class, file: Bytes) -> Result<Transcription, ApiError> {
+    let mut transcribing = Transcribing::begin(stack, class, file).await?;
+    let mut segments = Vec::new();
+    while let Some(segment) = transcribing.next(stack).await? {
+        segments.push(segment);
     }
     Ok(Transcription {
-        seconds: samples.len() as f32 / SAMPLE_RATE as f32,
+        seconds: transcribing.seconds(),
         segments,
     })
 }
-
 pub(crate) struct Transcription {
     pub(crate) seconds: f32,
     pub(crate) segments: Vec<Segment>,

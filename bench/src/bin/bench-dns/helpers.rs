@@ -1,7 +1,6 @@
 //! The processes of the bench's own: a name server whose plans change ten times a second, and the compilation of a large map.
 
 use std::{
-    collections::BTreeMap,
     io::{BufRead as _, BufReader, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     process::{Child, ChildStdin, Command, Stdio},

@@ -1,10 +1,12 @@
 //! The service listener: routes, and what is common to all of them.
 
 mod body;
+mod events;
 mod health;
 mod models;
 mod request_id;
 mod speech;
+mod subtitles;
 mod transcriptions;
 
 use std::sync::Arc;

@@ -1,6 +1,6 @@
 //! Text to speech over HTTP: `POST /v1/audio/speech` (OpenAI) and `POST /api/v1/voice/synthesize`.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     body::Body,
@@ -8,16 +8,27 @@ use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream::{self, StreamExt as _};
+use base64::{Engine as _, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use futures_util::{
+    StreamExt as _, TryStreamExt as _,
+    stream::{self, Stream},
+};
 use serde::Deserialize;
-use serde_json::{Map, Value};
-use speech::{SAMPLE_RATE, pcm, wav};
+use serde_json::{Map, Value, json};
+use speech::{SAMPLE_RATE, wav};
+use tokio::sync::OwnedSemaphorePermit;
 
-use super::body;
-use crate::{caller::class_of, error::ApiError, queue::Class, script::Script, stack::Stack, texts};
-
-/// The rate of `pcm` and `wav` in the OpenAI API: 24 kHz, 16 bit, mono.
-const RATE: u32 = 24_000;
+use super::{body, events};
+use crate::{
+    caller::class_of,
+    encoding::{self, Encoder, Format},
+    error::ApiError,
+    queue::Class,
+    script::Script,
+    stack::Stack,
+    texts,
+};
 
 #[derive(Deserialize)]
 struct SpeechRequest {
@@ -55,39 +66,112 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
     let known = "input, model, voice, instructions, response_format, speed, stream_format";
     refuse_others(&request.others, &["model", "voice", "instructions"], known)?;
     // mp3 is the API's default, and answering another format under its name would be noise in a player.
-    let format = match request.response_format.as_deref().unwrap_or("mp3") {
-        "wav" => Format::Wav,
-        "pcm" => Format::Pcm,
-        other => {
-            let message = texts::unknown_speech_format(other);
-            return Err(ApiError::bad_request("unsupported_value", "response_format", message));
+    let name = request.response_format.as_deref().unwrap_or("mp3");
+    let Some(format) = Format::named(name) else {
+        let message = texts::unknown_speech_format(name, encoding::NAMES);
+        return Err(ApiError::bad_request("unsupported_value", "response_format", message));
+    };
+    let as_events = match request.stream_format.as_deref() {
+        None | Some("audio") => false,
+        Some("sse") => true,
+        Some(_) => {
+            let message = texts::UNKNOWN_STREAM_FORMAT;
+            return Err(ApiError::bad_request("unsupported_value", "stream_format", message));
         }
     };
-    if request.stream_format.as_deref().is_some_and(|format| format != "audio") {
-        let message = texts::UNKNOWN_STREAM_FORMAT;
-        return Err(ApiError::bad_request("unsupported_value", "stream_format", message));
+    let mut speaking = Speaking {
+        script: Script::read(&stack, class, "input", &request.input, request.speed)?,
+        encoder: Some(Encoder::new(format)?),
+        words: request.input.split_whitespace().count(),
+        samples: 0,
+        stack,
+        _place: upload.place,
+    };
+    if !format.is_stream() && !as_events {
+        let mut file = Vec::new();
+        while let Some(bytes) = speaking.next().await? {
+            file.extend_from_slice(&bytes);
+        }
+        return Ok(audio(format.content_type(), file));
     }
-    let mut script = Script::read(&stack, class, "input", &request.input, request.speed)?;
-    match format {
-        Format::Wav => {
-            let mut samples = Vec::new();
-            while let Some(spoken) = script.speak_next(&stack, RATE).await? {
-                samples.extend(spoken);
-            }
-            Ok(audio("audio/wav", wav::encode(&samples, RATE)))
-        }
-        // This format has no header with a length, so the caller hears a long text while an engine speaks the rest. The answer waits
-        // for the first sentence: an error until then still has a status code.
-        Format::Pcm => {
-            let first = script.speak_next(&stack, RATE).await?.unwrap_or_default();
-            // The stream holds the place of the upload until its last byte is sent.
-            let rest = stream::try_unfold((script, stack, upload.place), async |(mut script, stack, place)| {
-                let spoken = script.speak_next(&stack, RATE).await.map_err(|error| error.message)?;
-                Ok::<_, String>(spoken.map(|samples| (pcm::to_s16le(&samples), (script, stack, place))))
-            });
-            let pieces = stream::once(async move { Ok(pcm::to_s16le(&first)) }).chain(rest);
-            Ok(audio("audio/pcm", Body::from_stream(pieces)))
-        }
+    // The caller hears a long text while an engine speaks the rest. The answer waits for the first sentence: an error until then still
+    // has a status code.
+    let first = speaking.next().await?.unwrap_or_default();
+    if as_events {
+        return Ok(events::answer(speaking.into_events(first)));
+    }
+    let rest = speaking.into_stream().map_err(|error| error.message);
+    let pieces = stream::once(async move { Ok(first) }).chain(rest);
+    Ok(audio(format.content_type(), Body::from_stream(pieces)))
+}
+
+/// A text on its way into a file. It holds the place of the upload until its last byte is sent.
+struct Speaking {
+    script: Script,
+    /// None after the end.
+    encoder: Option<Encoder>,
+    words: usize,
+    samples: usize,
+    stack: Arc<Stack>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// The protocol's tokens for a second of speech.
+const TOKENS_PER_SECOND: usize = 20;
+
+impl Speaking {
+    /// The bytes of the next sentence, and of the end behind the last one; `None` after the end.
+    async fn next(&mut self) -> Result<Option<Bytes>, ApiError> {
+        let Some(mut encoder) = self.encoder.take() else {
+            return Ok(None);
+        };
+        let spoken = self.script.speak_next(&self.stack, encoding::RATE).await?;
+        self.samples += spoken.as_ref().map_or(0, Vec::len);
+        // The encoding of a long file takes a second, which no other caller must wait for.
+        let encoded = tokio::task::spawn_blocking(move || match spoken {
+            Some(samples) => encoder.push(&samples).map(|bytes| (bytes, Some(encoder))),
+            None => encoder.finish().map(|bytes| (bytes, None)),
+        });
+        let encoded = encoded.await.map_err(|error| ApiError::engine_failed(&error))?;
+        let (bytes, encoder) = encoded?;
+        self.encoder = encoder;
+        Ok(Some(bytes.into()))
+    }
+
+    fn into_stream(self) -> impl Stream<Item = Result<Bytes, ApiError>> {
+        stream::try_unfold(self, async |mut speaking| {
+            let bytes = speaking.next().await?;
+            Ok(bytes.map(|bytes| (bytes, speaking)))
+        })
+    }
+
+    /// The audio as events, `first` before the rest.
+    fn into_events(self, first: Bytes) -> impl Stream<Item = Result<String, Infallible>> {
+        let state = (Some(self), Some(first));
+        stream::unfold(state, async |(speaking, first)| {
+            let mut speaking = speaking?;
+            let bytes = match first {
+                Some(first) => Ok(Some(first)),
+                None => speaking.next().await,
+            };
+            let (event, speaking) = match bytes {
+                Ok(Some(bytes)) if bytes.is_empty() => (String::new(), Some(speaking)),
+                Ok(Some(bytes)) => {
+                    let audio = BASE64_STANDARD.encode(&bytes);
+                    let delta = json!({ "type": "speech.audio.delta", "audio": audio });
+                    (events::event(&delta), Some(speaking))
+                }
+                Ok(None) => {
+                    let spoken = speaking.samples * TOKENS_PER_SECOND / encoding::RATE as usize;
+                    let done = json!({ "type": "speech.audio.done", "usage": {
+                        "input_tokens": speaking.words, "output_tokens": spoken, "total_tokens": speaking.words + spoken,
+                    }});
+                    (events::event(&done) + events::DONE, None)
+                }
+                Err(error) => (events::failed(error), None),
+            };
+            Some((Ok(event), (speaking, None)))
+        })
     }
 }
 
@@ -104,11 +188,6 @@ pub(super) async fn plain(State(stack): State<Arc<Stack>>, request: Request) -> 
         samples.extend(spoken);
     }
     Ok(audio("audio/wav", wav::encode(&samples, SAMPLE_RATE)))
-}
-
-enum Format {
-    Wav,
-    Pcm,
 }
 
 fn audio(kind: &'static str, bytes: impl Into<Body>) -> Response {

@@ -1,20 +1,28 @@
 //! Speech to text over HTTP: `POST /v1/audio/transcriptions` (multipart, OpenAI) and `POST /api/v1/voice/transcribe` (a
 //! WAV file as the body).
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use axum::{
     Json,
     body::Body,
     extract::{FromRequest as _, Multipart, Request, State},
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
+use futures_util::stream::{self, Stream};
 use serde_json::json;
 
-use super::body;
-use crate::{caller::class_of, error::ApiError, queue::Class, stack::Stack, texts, transcribing::transcribe};
+use super::{body, events, subtitles};
+use crate::{
+    caller::class_of,
+    error::ApiError,
+    queue::Class,
+    stack::Stack,
+    texts,
+    transcribing::{Segment, Transcribing, transcribe},
+};
 
 /// `POST /v1/audio/transcriptions`
 pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) -> Result<Response, ApiError> {
@@ -24,13 +32,15 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         None | Some("json") => Format::Json,
         Some("text") => Format::Text,
         Some("verbose_json") => Format::VerboseJson,
+        Some("srt") => Format::Subtitles(subtitles::Kind::Srt),
+        Some("vtt") => Format::Subtitles(subtitles::Kind::Vtt),
         Some(other) => {
             let message = texts::unknown_transcription_format(other);
             return Err(ApiError::bad_request("unsupported_value", "response_format", message));
         }
     };
-    if form.stream {
-        let message = texts::NO_STREAMED_TRANSCRIPTION;
+    if form.stream && !matches!(format, Format::Json | Format::Text) {
+        let message = texts::NO_STREAMED_FORMAT;
         return Err(ApiError::bad_request("unsupported_value", "stream", message));
     }
     if form.segments && !matches!(format, Format::VerboseJson) {
@@ -45,10 +55,22 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
         let message = texts::FORM_WITHOUT_FILE;
         return Err(ApiError::bad_request("missing_required_parameter", "file", message));
     };
+    if form.stream {
+        let mut transcribing = Transcribing::begin(&stack, class, file).await?;
+        // The answer waits for the first words: an error until then still has a status code.
+        let first = transcribing.next(&stack).await?;
+        return Ok(events::answer(
+            Streaming::new(transcribing, stack, form.upload).into_events(first),
+        ));
+    }
     let transcription = transcribe(&stack, class, file).await?;
     let text = transcription.text();
     let seconds = transcription.seconds;
     Ok(match format {
+        Format::Subtitles(kind) => {
+            let kind_of_text = [(header::CONTENT_TYPE, HeaderValue::from_static(kind.content_type()))];
+            (kind_of_text, kind.write(&transcription.segments)).into_response()
+        }
         Format::Text => format!("{text}\n").into_response(),
         Format::Json => {
             Json(json!({ "text": text, "usage": { "type": "duration", "seconds": seconds.ceil() } })).into_response()
@@ -102,11 +124,65 @@ enum Format {
     Json,
     Text,
     VerboseJson,
+    Subtitles(subtitles::Kind),
+}
+
+/// A transcription that is sent while it is made.
+struct Streaming {
+    transcribing: Transcribing,
+    stack: Arc<Stack>,
+    /// The share of `uploads_max`, held until the last event is made.
+    _upload: body::Upload,
+    /// The words so far.
+    text: String,
+}
+
+impl Streaming {
+    fn new(transcribing: Transcribing, stack: Arc<Stack>, upload: body::Upload) -> Self {
+        Self {
+            transcribing,
+            stack,
+            _upload: upload,
+            text: String::new(),
+        }
+    }
+
+    /// The words as events, those of the first segment at once.
+    fn into_events(self, first: Option<Segment>) -> impl Stream<Item = Result<String, Infallible>> {
+        let state = (Some(self), Some(first));
+        stream::unfold(state, async |(streaming, first)| {
+            let mut streaming = streaming?;
+            let next = match first {
+                Some(first) => Ok(first),
+                None => streaming.transcribing.next(&streaming.stack).await,
+            };
+            let (event, streaming) = match next {
+                Ok(Some(segment)) => (streaming.delta(&segment.text), Some(streaming)),
+                Ok(None) => {
+                    let done = json!({ "type": "transcript.text.done", "text": streaming.text });
+                    (events::event(&done) + events::DONE, None)
+                }
+                Err(error) => (events::failed(error), None),
+            };
+            Some((Ok(event), (streaming, None)))
+        })
+    }
+
+    /// The event of further words. All deltas together are the whole text.
+    fn delta(&mut self, words: &str) -> String {
+        if words.is_empty() {
+            return String::new();
+        }
+        let blank = if self.text.is_empty() { "" } else { " " };
+        let delta = format!("{blank}{words}");
+        self.text.push_str(&delta);
+        events::event(&json!({ "type": "transcript.text.delta", "delta": delta }))
+    }
 }
 
 struct Form {
     /// The share of `uploads_max`, held until the answer is made: it counts the memory in use.
-    _upload: body::Upload,
+    upload: body::Upload,
     file: Option<Bytes>,
     response_format: Option<String>,
     stream: bool,
@@ -145,7 +221,7 @@ impl Form {
             .await
             .map_err(|error| broken(error.body_text()))?;
         let mut form = Self {
-            _upload: upload,
+            upload,
             file: None,
             response_format: None,
             stream: false,

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use speech::{
     Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript,
     resample::resample,
-    scripted::{ScriptedRecognizer, ScriptedSynthesizer, sound_of},
+    scripted::{ScriptedRecognizer, ScriptedSynthesizer, sound_of, text_in},
     wav,
 };
 use tempfile::TempDir;
@@ -43,6 +43,13 @@ impl Files {
             ("broken.wav", BROKEN),
         ] {
             let samples = resample(&sound_of(text), SAMPLE_RATE, 24_000).unwrap();
+            std::fs::write(folder.path().join(name), wav::encode(&samples, 24_000)).unwrap();
+        }
+        // With pauses so long that the recognizer gets two pieces.
+        for (name, second) in [("long.wav", "read the menu"), ("half.wav", BROKEN)] {
+            let pause = vec![0.0; 20 * SAMPLE_RATE as usize];
+            let samples = [sound_of("stop"), pause, sound_of(second)].concat();
+            let samples = resample(&samples, SAMPLE_RATE, 24_000).unwrap();
             std::fs::write(folder.path().join(name), wav::encode(&samples, 24_000)).unwrap();
         }
         let key = KeyPair::generate().unwrap();
@@ -105,6 +112,17 @@ async fn drive(program: &str, script: &str, url: impl FnOnce(&Edge) -> String) -
 }
 
 async fn drive_with(engines: Engines, program: &str, script: &str, url: impl FnOnce(&Edge) -> String) -> Value {
+    drive_and_look(engines, program, script, url, |_| {}).await
+}
+
+/// The same, and looks at the files that the driver wrote.
+async fn drive_and_look(
+    engines: Engines,
+    program: &str,
+    script: &str,
+    url: impl FnOnce(&Edge) -> String,
+    look: impl FnOnce(&Path),
+) -> Value {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let program = root.join(".venv/bin").join(program);
     assert!(program.exists(), "the clients are not installed; run tools/setup test");
@@ -133,6 +151,7 @@ async fn drive_with(engines: Engines, program: &str, script: &str, url: impl FnO
         .expect("the driver starts");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{script}: {said}");
+    look(files.folder.path());
     edge.stopped().await;
     region.begin_stop();
     region.stopped().await;
@@ -195,6 +214,85 @@ async fn every_event_is_one_of_the_openai_packages_own() {
     ] {
         assert!(seen[kind].as_u64() > Some(0), "no {kind} in {seen:#}");
     }
+}
+
+/// The text in the speech of a file that a driver wrote.
+fn said_in(file: &Path) -> String {
+    let samples = wav::decode(&std::fs::read(file).unwrap(), 60.0).unwrap();
+    text_in(&samples).unwrap_or_default()
+}
+
+#[tokio::test]
+async fn the_openai_package_gets_every_format_that_there_is_and_is_told_of_those_that_there_are_not() {
+    let url = |edge: &Edge| format!("http://{}/v1", edge.http);
+    let engines = Engines {
+        recognizer: Arc::new(Breaking(ScriptedRecognizer::new())),
+        synthesizer: Arc::new(ScriptedSynthesizer::new()),
+    };
+    let check_files = |folder: &Path| {
+        for lossless in ["wav", "flac", "pcm"] {
+            let said = said_in(&folder.join(format!("{lossless}-said.wav")));
+            assert_eq!(said, "it is noon", "the first sentence of {lossless}");
+        }
+    };
+    let seen = drive_and_look(engines, "python", "openai-client/audio.py", url, check_files).await;
+
+    let heard = &seen["transcribed"];
+    assert_eq!(heard["json"], "stop read the menu", "{heard:#}");
+    assert_eq!(heard["text"], "stop read the menu\n", "{heard:#}");
+    assert_eq!(heard["verbose_json"], "stop read the menu", "{heard:#}");
+    let srt = heard["srt"].as_str().unwrap();
+    assert!(
+        srt.starts_with("1\n00:00:00,") && srt.contains("\n\n2\n00:00:2"),
+        "{srt}"
+    );
+    assert!(
+        heard["vtt"].as_str().unwrap().starts_with("WEBVTT\n\n00:00:00."),
+        "{heard:#}"
+    );
+    assert_eq!(heard["segments"].as_array().map(Vec::len), Some(2), "{heard:#}");
+    assert_eq!(heard["deltas"], json!(["stop", " read the menu"]), "{heard:#}");
+    assert_eq!(
+        heard["streamed"],
+        json!(["transcript.text.done", "stop read the menu"]),
+        "{heard:#}"
+    );
+    assert!(heard["refused"].as_str().unwrap().contains("srt or vtt"), "{heard:#}");
+    let failed = seen["failed"].as_str().unwrap();
+    assert!(
+        failed.starts_with("transcript.text.delta, then: ") && failed.contains("broken"),
+        "{failed}"
+    );
+
+    let said = &seen["spoken"];
+    let wav = said["seconds"]["wav"].as_f64().unwrap();
+    assert!(wav > 0.5, "{said:#}");
+    for format in ["flac", "opus", "pcm"] {
+        let seconds = said["seconds"][format].as_f64().unwrap();
+        assert!((seconds - wav).abs() < 0.02, "{format}: {said:#}");
+    }
+    assert_eq!(said["opus"], json!(["OGG", "OPUS", 1]), "{said:#}");
+    assert_eq!(
+        said["events"].as_array().unwrap().last(),
+        Some(&json!("speech.audio.done")),
+        "{said:#}"
+    );
+    assert!((said["event_seconds"].as_f64().unwrap() - wav).abs() < 0.02, "{said:#}");
+    let refused = said["refused"].as_array().unwrap();
+    assert_eq!(refused.len(), 3, "{said:#}");
+    for message in refused {
+        assert!(
+            message
+                .as_str()
+                .unwrap()
+                .contains("\"wav\", \"flac\", \"opus\" or \"pcm\""),
+            "{message}"
+        );
+    }
+    let models = json!(["meridian-asr", "meridian-tts", "meridian-realtime"]);
+    assert_eq!(seen["models"]["listed"], models);
+    assert_eq!(seen["models"]["retrieved"], "meridian-asr");
+    assert_eq!(seen["models"]["missing"], "model_not_found");
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ use tokio::{
 };
 use wire::{LOAD_HEADER, VERSION};
 
-use crate::region::{Region, engines, held_recognizer};
+use crate::region::{Region, engines, held_recognizer, held_synthesizer};
 
 fn recording(text: &str) -> Vec<u8> {
     wav::encode(&sound_of(text), SAMPLE_RATE)
@@ -229,6 +229,40 @@ async fn text_is_spoken_in_each_format() {
 }
 
 #[tokio::test]
+async fn a_text_that_can_be_sent_in_parts_is_sent_sentence_by_sentence_in_two_formats_and_as_events() {
+    for (format, stream_format, begins) in [
+        ("pcm", "audio", &b""[..]),
+        ("opus", "audio", b"OggS"),
+        ("wav", "sse", b"data: "),
+        ("opus", "sse", b"data: "),
+    ] {
+        let (engines, gate) = held_synthesizer();
+        let region = Region::start_with(engines, |_| {}).await;
+        let body = json!({
+            "input": "It is noon. The light is on.", "response_format": format, "stream_format": stream_format,
+        });
+        gate.send(()).unwrap();
+        let mut answer = Client::new()
+            .post(region.url("/v1/audio/speech"))
+            .json(&body)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(answer.status(), 200, "{format} {stream_format}");
+        // The second sentence still waits at the gate.
+        if (format, stream_format) != ("wav", "sse") {
+            let first = answer.chunk().await.unwrap().unwrap();
+            assert!(first.starts_with(begins), "{format} {stream_format}: {first:?}");
+        }
+        drop(gate);
+        while answer.chunk().await.unwrap().is_some() {}
+        region
+            .until_metric("meridian_stack_engine_jobs_total{engine=\"tts\",outcome=\"done\"} 3")
+            .await;
+    }
+}
+
+#[tokio::test]
 async fn every_bad_recording_gets_its_own_explanation() {
     let region = Region::start_with(engines(), |limits| limits.body_bytes_max = 4 << 20).await;
     let hour = wav::encode(&vec![0.0; 3600 * 8000], 8000);
@@ -249,29 +283,29 @@ async fn every_bad_recording_gets_its_own_explanation() {
         (form(good[..30].to_vec()), 400, "invalid_audio", "cut short"),
         (no_file, 400, "missing_required_parameter", "file"),
         (
-            form(good.clone()).text("response_format", "srt"),
+            form(good.clone()).text("response_format", "diarized_json"),
             400,
             "unsupported_value",
             "verbose_json",
         ),
         (
-            form(good.clone()).text("stream", "true"),
+            form(good.clone()).text("stream", "true").text("response_format", "srt"),
             400,
             "unsupported_value",
-            "/v1/realtime",
+            "only json and text",
         ),
         // As Python writes it into a form.
         (
-            form(good.clone()).text("stream", "True"),
+            form(good.clone()).text("stream", "True").text("response_format", "srt"),
             400,
             "unsupported_value",
-            "/v1/realtime",
+            "only json and text",
         ),
         (
-            form(good.clone()).text("stream", "1"),
+            form(good.clone()).text("stream", "1").text("response_format", "srt"),
             400,
             "unsupported_value",
-            "/v1/realtime",
+            "only json and text",
         ),
         (
             form(good.clone()).text("stream", "perhaps"),
@@ -309,7 +343,7 @@ async fn every_bad_request_gets_its_own_explanation() {
             speech(json!({ "input": "hello" })),
             400,
             "unsupported_value",
-            "\"wav\" or \"pcm\"",
+            "\"wav\", \"flac\", \"opus\" or \"pcm\"",
         ),
         (
             speech(json!({ "input": "a".repeat(4097), "response_format": "wav" })),
