@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Context as _;
 use clap::{ArgGroup, Args};
-use client::{CallError, CallOptions, Utterance};
+use client::{CallError, CallOptions, Playout, Utterance};
 use drill::{Resolver, calls};
 use jiff::tz::TimeZone;
 use serde_json::{Value, json};
@@ -134,10 +134,34 @@ fn print_one(placed: &Results) {
     let region = turn.region.as_deref().unwrap_or("an unnamed region");
     print(&format!("by:      {region}{edge}"));
     print(&format!("latency: {}", calls::stages(turn)));
+    if turn.playout.underruns > 0 {
+        print(&format!("gaps:    {}", gaps(turn.playout)));
+    }
+}
+
+/// The silence that a person would have heard in the middle of a reply.
+fn gaps(playout: Playout) -> String {
+    let times = match playout.underruns {
+        1 => "once".to_owned(),
+        times => format!("{times} times"),
+    };
+    format!(
+        "the audio ran out {times}, for {} ms in all",
+        playout.stalled.as_millis()
+    )
 }
 
 fn as_table(placed: &Results) -> String {
-    let mut table = table(["CALL", "REGION", "HEARD", "MEANT", "FIRST AUDIO", "CUT OFF", "ERROR"]);
+    let mut table = table([
+        "CALL",
+        "REGION",
+        "HEARD",
+        "MEANT",
+        "FIRST AUDIO",
+        "GAPS",
+        "CUT OFF",
+        "ERROR",
+    ]);
     for (caller, placed) in placed {
         match placed {
             Ok(placed) => {
@@ -148,6 +172,7 @@ fn as_table(placed: &Results) -> String {
                     placed.turn.transcript.clone(),
                     placed.turn.intent.clone(),
                     first.map_or_else(String::new, |first| format!("{:.0} ms", first.as_secs_f64() * 1000.0)),
+                    placed.turn.playout.underruns.to_string(),
                     placed.interruptions.len().to_string(),
                     String::new(),
                 ]);
@@ -156,6 +181,7 @@ fn as_table(placed: &Results) -> String {
                 let empty = String::new;
                 table.add_row([
                     caller.to_string(),
+                    empty(),
                     empty(),
                     empty(),
                     empty(),
@@ -192,6 +218,7 @@ fn as_json(placed: &Results) -> Vec<Value> {
                 "intent": turn.intent,
                 "reply": turn.reply_text,
                 "first_audio_ms": turn.first_audio.map(|first| first.as_secs_f64() * 1000.0),
+                "playout": { "underruns": turn.playout.underruns, "stalled_ms": turn.playout.stalled.as_millis() as u64 },
                 "timings_ms": {
                     "asr": timings.asr_ms, "nlu": timings.nlu_ms, "skill": timings.skill_ms, "tts": timings.tts_ms,
                 },
@@ -208,6 +235,17 @@ fn as_json(placed: &Results) -> Vec<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gaps_in_a_reply_are_told_in_words() {
+        let playout = |underruns| Playout {
+            underruns,
+            stalled: Duration::from_millis(120),
+            played: Duration::from_secs(3),
+        };
+        assert_eq!(gaps(playout(1)), "the audio ran out once, for 120 ms in all");
+        assert_eq!(gaps(playout(3)), "the audio ran out 3 times, for 120 ms in all");
+    }
 
     #[test]
     fn a_caller_is_in_a_zone_that_the_assistant_knows() {

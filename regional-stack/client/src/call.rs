@@ -28,8 +28,9 @@ use topology::Moment;
 use crate::{
     error::{CallError, Stage, call_error, closed},
     event::{self, Event, Notice, Timings},
+    playout::{JitterBuffer, Playout},
     texts,
-    utterance::{RATE, Utterance, silence},
+    utterance::{self, RATE, Utterance, silence},
 };
 
 /// Length of one piece of audio, as a microphone delivers it. Shorter pieces would cost more messages; longer ones
@@ -134,6 +135,8 @@ pub struct Turn {
     /// Longest time without a message from the server after the end of the speech: the delay that a failover costs the
     /// user.
     pub gap_max: Duration,
+    /// The playback of the reply through the jitter buffer of a device.
+    pub playout: Playout,
     /// The region that answered.
     pub region: Option<String>,
     /// The notices that the server sent during the turn.
@@ -166,6 +169,9 @@ pub struct Call {
     region: Option<String>,
     affinity: Option<String>,
     moves: Vec<Move>,
+    /// Plays the replies, and the moment from which its time counts.
+    jitter: JitterBuffer,
+    opened: tokio::time::Instant,
 }
 
 impl Call {
@@ -222,6 +228,8 @@ impl Call {
             region: header_text(response.headers(), "meridian-region"),
             affinity: header_text(response.headers(), "meridian-affinity"),
             moves: Vec::new(),
+            jitter: JitterBuffer::default(),
+            opened: tokio::time::Instant::now(),
         };
         loop {
             match call.next_event().await? {
@@ -251,18 +259,40 @@ impl Call {
         };
         let mut progress = Progress::default();
         let waited = self.options.turn_timeout;
+        let before = self.jitter.totals();
         let result = timeout(
             speaking + waited,
             self.speak_and_listen(utterance, pacing, &mut progress),
         )
         .await;
         match result {
-            Ok(Ok(())) => Ok(progress.finish(self.region.clone())),
+            Ok(Ok(())) => {
+                let playout = self.play_out(before);
+                if playout.underruns > 0 {
+                    let report = json!({ "type": "meridian.playback", "underruns": playout.underruns });
+                    self.send(&report).await?;
+                }
+                Ok(progress.finish(self.region.clone(), playout))
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(CallError::TurnTimeout {
                 waited,
                 stage: progress.stage(),
             }),
+        }
+    }
+
+    /// Plays the reply to its end, and returns what was heard of it since `before`. Nothing is late any more, so nobody has to wait for it.
+    fn play_out(&mut self, before: Playout) -> Playout {
+        self.jitter.finish(self.opened.elapsed());
+        let rest = self.jitter.buffered();
+        self.jitter.advance(self.opened.elapsed() + rest);
+        self.opened = self.opened.checked_sub(rest).unwrap_or(self.opened);
+        let after = self.jitter.totals();
+        Playout {
+            underruns: after.underruns - before.underruns,
+            stalled: after.stalled - before.stalled,
+            played: after.played - before.played,
         }
     }
 
@@ -352,7 +382,9 @@ impl Call {
         loop {
             tokio::select! {
                 event = self.next_event() => {
-                    progress.take(event?)?;
+                    let event = event?;
+                    self.listen(&event);
+                    progress.take(event)?;
                     // The server has detected the end of the utterance; a person would be listening by now.
                     speaking &= !progress.end_heard;
                     if progress.complete() {
@@ -386,6 +418,16 @@ impl Call {
                 }
                 () = sleep_until(progress.report_due()), if progress.done.is_some() => return Ok(()),
             }
+        }
+    }
+
+    /// Gives the audio of a reply to the jitter buffer.
+    fn listen(&mut self, event: &Event) {
+        let now = self.opened.elapsed();
+        match event {
+            Event::Audio(audio) => self.jitter.push(now, utterance::length(audio.len() / 2)),
+            Event::ResponseDone { .. } => self.jitter.finish(now),
+            _ => {}
         }
     }
 
@@ -535,7 +577,7 @@ impl Progress {
         }
     }
 
-    fn finish(self, region: Option<String>) -> Turn {
+    fn finish(self, region: Option<String>, playout: Playout) -> Turn {
         let reply_audio = self
             .audio
             .chunks_exact(2)
@@ -543,6 +585,7 @@ impl Progress {
             .collect();
         Turn {
             reply_audio,
+            playout,
             region: self.turn.region.or(region),
             ..self.turn
         }
@@ -570,4 +613,81 @@ fn request(address: SocketAddr, options: &CallOptions) -> Result<http::Request<(
 
 fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::sleep;
+    use tokio_tungstenite::accept_async;
+
+    use super::*;
+
+    /// A server that speaks a reply in two halves of 200 ms, with a pause in between, and then returns the next event of the client.
+    async fn pausing_server(connection: tokio::io::DuplexStream, pause: Duration) -> Value {
+        let mut socket = accept_async(connection).await.unwrap();
+        let half = BASE64.encode(silence(Duration::from_millis(200)));
+        let audio = json!({ "type": "response.output_audio.delta", "delta": half });
+        let created = json!({ "type": "session.created", "session": { "id": "s" } });
+        socket.send(Message::text(created.to_string())).await.unwrap();
+        while next_of(&mut socket).await["type"] != "response.create" {}
+        for event in [
+            json!({ "type": "input_audio_buffer.committed" }),
+            json!({ "type": "conversation.item.input_audio_transcription.completed", "transcript": "stop" }),
+            audio.clone(),
+        ] {
+            socket.send(Message::text(event.to_string())).await.unwrap();
+        }
+        sleep(pause).await;
+        let done = json!({ "type": "response.done", "response": { "status": "completed" } });
+        let report = json!({ "type": "meridian.turn", "reply": "okay" });
+        for event in [audio, done, report] {
+            socket.send(Message::text(event.to_string())).await.unwrap();
+        }
+        next_of(&mut socket).await
+    }
+
+    async fn next_of<C: Connection>(socket: &mut WebSocketStream<C>) -> Value {
+        loop {
+            match socket.next().await.expect("the client goes on").unwrap() {
+                Message::Text(text) => return serde_json::from_str(&text).unwrap(),
+                Message::Close(_) => return json!({ "type": "close" }),
+                _ => {}
+            }
+        }
+    }
+
+    /// The playout of a turn with such a server, and the event that follows it.
+    async fn with_pause(pause: Duration) -> (Playout, Value) {
+        let (ours, theirs) = tokio::io::duplex(1 << 20);
+        let server = tokio::spawn(pausing_server(theirs, pause));
+        let options = CallOptions {
+            turn_end: TurnEnd::Commit,
+            ..CallOptions::default()
+        };
+        let address = SocketAddr::from(([127, 0, 0, 1], 1));
+        let mut call = Call::open_by(address, &options, async { Ok(ours) }).await.unwrap();
+        let turn = call.turn(Utterance::probe(), Pacing::Immediate).await.unwrap();
+        call.hang_up().await;
+        (turn.playout, server.await.unwrap())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_gap_in_a_reply_is_found_and_the_server_is_told() {
+        let (playout, told) = with_pause(Duration::from_millis(500)).await;
+        assert_eq!((playout.underruns, playout.played), (1, Duration::from_millis(400)));
+        let stalled = playout.stalled.as_millis();
+        assert!((300..310).contains(&stalled), "{stalled} ms of silence");
+        assert_eq!(told, json!({ "type": "meridian.playback", "underruns": 1 }));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_shorter_than_what_is_buffered_is_not_heard() {
+        let (playout, told) = with_pause(Duration::from_millis(150)).await;
+        let expected = Playout {
+            played: Duration::from_millis(400),
+            ..Playout::default()
+        };
+        assert_eq!(playout, expected);
+        assert_eq!(told["type"], "close", "nothing has to be told");
+    }
 }

@@ -4,6 +4,7 @@
 //! does.
 
 pub mod call;
+pub mod playout;
 pub mod reconnecting;
 pub mod utterance;
 
@@ -14,5 +15,6 @@ mod texts;
 pub use call::{Call, CallOptions, Connection, Move, Pacing, Turn, TurnEnd};
 pub use error::{CallError, RetryAdvice, Stage};
 pub use event::{Notice, Timings};
+pub use playout::{JitterBuffer, JitterConfig, Playback, Playout};
 pub use reconnecting::{CallEvent, CallEventKind, ReconnectingCall};
 pub use utterance::{RATE, Utterance};

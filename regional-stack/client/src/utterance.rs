@@ -61,6 +61,11 @@ impl Utterance {
     }
 }
 
+/// The time that so many samples at [`RATE`] take.
+pub(crate) fn length(samples: usize) -> Duration {
+    Duration::from_secs(samples as u64) / RATE
+}
+
 /// Silence of this length, as 16-bit samples at [`RATE`].
 pub(crate) fn silence(length: Duration) -> Vec<u8> {
     vec![0; bytes_of(length)]
