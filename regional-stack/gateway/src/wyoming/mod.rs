@@ -2,6 +2,8 @@
 //!
 //! It is plain TCP without a login, and it knows no sessions: Home Assistant makes a connection for each request. Its work goes to the same
 //! engines as every other, as that of live callers. docs/clients.md says how Home Assistant is pointed here.
+//!
+//! Why it is so: docs/decisions/31-clients-in-their-own-protocols.md.
 
 mod assistant;
 mod connection;
