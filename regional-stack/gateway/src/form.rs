@@ -22,9 +22,11 @@ const DEFLATED: u8 = 2;
 const PLAIN_BYTES_MAX: usize = 256 << 10;
 
 /// The form that this release writes. Every change of the written fields counts it up.
-pub(crate) const TODAY: u32 = 2;
+pub(crate) const TODAY: u32 = 3;
 /// Releases that read this form, or a later one, understand the states of this release.
 pub(crate) const NEEDED: u32 = 1;
+/// The first form with formats of audio. A stack that does not know it would take G.711 for PCM.
+pub(crate) const WITH_FORMATS: u32 = 3;
 
 /// The form of the first releases, whose states name none.
 pub(crate) fn first() -> u32 {

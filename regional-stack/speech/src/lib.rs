@@ -10,6 +10,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod features;
 pub mod fixtures;
+pub mod g711;
 pub mod griffin_lim;
 pub mod pcm;
 pub mod people;

@@ -12,7 +12,7 @@ use std::io::Cursor;
 
 use hound::{SampleFormat, WavSpec, WavWriter};
 
-use crate::{SAMPLE_RATE, pcm, resample, texts};
+use crate::{SAMPLE_RATE, g711, pcm, resample, texts};
 
 /// The reason for which a WAV file was refused.
 #[derive(Debug, thiserror::Error)]
@@ -316,8 +316,8 @@ impl Encoding {
     /// The function that reads one sample of this many bytes, with 1 as full scale.
     fn decoder(self, sample_bytes: usize) -> fn(&[u8]) -> f32 {
         match (self, sample_bytes) {
-            (Self::ALaw, _) => |b| f32::from(a_law(b[0])) / 32_768.0,
-            (Self::MuLaw, _) => |b| f32::from(mu_law(b[0])) / 32_768.0,
+            (Self::ALaw, _) => |b| f32::from(g711::a_law(b[0])) / 32_768.0,
+            (Self::MuLaw, _) => |b| f32::from(g711::mu_law(b[0])) / 32_768.0,
             (Self::Float, 4) => |b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]),
             (Self::Float, _) => |b| f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]) as f32,
             // The only unsigned format; its zero is 128.
@@ -327,25 +327,6 @@ impl Encoding {
             (Self::Pcm, _) => |b| i32::from_le_bytes([b[0], b[1], b[2], b[3]]) as f32 / 2_147_483_648.0,
         }
     }
-}
-
-/// Converts G.711 A-law to 16 bits. Hand-written, like [`mu_law`]: hound knows neither, and each is one line of the standard.
-pub fn a_law(code: u8) -> i16 {
-    let code = code ^ 0x55;
-    let (segment, step) = (code >> 4 & 7, i16::from(code & 0x0f));
-    let size = match segment {
-        0 => (step << 4) + 8,
-        segment => ((step << 4) + 0x108) << (segment - 1),
-    };
-    if code & 0x80 == 0 { -size } else { size }
-}
-
-/// Converts G.711 mu-law to 16 bits.
-pub fn mu_law(code: u8) -> i16 {
-    const BIAS: i16 = 0x84;
-    let code = !code;
-    let size = (((i16::from(code & 0x0f) << 3) + BIAS) << (code >> 4 & 7)) - BIAS;
-    if code & 0x80 == 0 { size } else { -size }
 }
 
 /// Encodes mono samples at `rate` as a 16-bit WAV file.

@@ -18,6 +18,7 @@ use super::{
     conversation::Items,
     device::Device,
     edge_reports::EdgeReports,
+    format::AudioFormat,
     input::Input,
     items::Item,
     outbox::{CarriedOutbox, Outbox},
@@ -200,7 +201,7 @@ impl Session {
         };
         Written {
             form: form::TODAY,
-            form_needed: form::NEEDED,
+            form_needed: self.settings.form_needed(),
             id: &self.id,
             model: &self.model,
             settings: &self.settings,
@@ -388,6 +389,7 @@ pub(crate) fn restore_and_write(stack: &Arc<Stack>, state: &[u8]) {
 /// The audio input, and the utterances at the recognizer; `None` if they were made of other messages.
 fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> Option<(AudioInput, Vec<Vec<f32>>)> {
     let (audio_from, place) = carried.audio_from;
+    let format = carried.settings.input_format;
     let mut audio = Rebuild::at(place);
     let mut whole: Vec<(u64, Vec<f32>)> = Vec::new();
     for (message, text) in (first..).zip(replay) {
@@ -395,14 +397,16 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
         match event.body {
             Body::Append { audio: bytes } if message >= audio_from => {
                 if let Ok(bytes) = sound::decode(&bytes) {
-                    audio.append(&bytes);
+                    audio.append(&format.to_pcm(&bytes));
                 }
             }
             Body::Commit | Body::Clear if message >= audio_from => audio.finish(),
-            Body::ItemCreate { item, .. } => whole.extend(sound_in(stack, &item).map(|samples| (message, samples))),
+            Body::ItemCreate { item, .. } => {
+                whole.extend(sound_in(stack, format, &item).map(|samples| (message, samples)))
+            }
             Body::ResponseCreate { response } => {
                 let items = response.input.unwrap_or_default();
-                let sounds = items.iter().filter_map(|item| sound_in(stack, item));
+                let sounds = items.iter().filter_map(|item| sound_in(stack, format, item));
                 whole.extend(sounds.map(|samples| (message, samples)));
             }
             _ => {}
@@ -422,9 +426,9 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
     Some((audio_input, heard))
 }
 
-fn sound_in(stack: &Stack, item: &NewItem) -> Option<Vec<f32>> {
+fn sound_in(stack: &Stack, format: AudioFormat, item: &NewItem) -> Option<Vec<f32>> {
     let NewKind::Audio(audio) = &item.kind else { return None };
-    sound_of(audio, stack.config.limits.turn_max.0).ok()
+    sound_of(audio, format, stack.config.limits.turn_max.0).ok()
 }
 
 #[cfg(test)]

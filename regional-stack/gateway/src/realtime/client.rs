@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::{
     fields::{FieldError, flag, given, inside, missing, only, refuse, text},
+    format::AudioFormat,
     items::Role,
     settings::{self, Modality},
     texts,
@@ -110,6 +111,8 @@ pub(super) struct NewResponse {
     pub(super) aside: bool,
     /// Items to answer instead of the conversation's last one.
     pub(super) input: Option<Vec<NewItem>>,
+    /// The format of its audio, instead of the session's.
+    pub(super) format: Option<AudioFormat>,
     /// The client's own fields, which the response repeats.
     pub(super) metadata: Option<Map<String, Value>>,
     pub(super) tools: Option<Vec<Tool>>,
@@ -436,11 +439,12 @@ impl NewResponse {
         if given(fields, "prompt").is_some() {
             return refuse("response.prompt", texts::NO_PROMPTS);
         }
+        let mut format = None;
         if let Some(audio) = given(fields, "audio") {
             let audio = only(audio, "response.audio", &["output"])?;
             if let Some(output) = given(audio, "output") {
                 let output = only(output, "response.audio.output", &["format", "voice"])?;
-                settings::format_of(output, "response.audio.output.format")?;
+                format = settings::format_of(output, "response.audio.output.format")?;
                 settings::check_voice(output, "response.audio.output.voice")?;
             }
         }
@@ -455,6 +459,7 @@ impl NewResponse {
                 Some(_) => return refuse("response.conversation", texts::UNKNOWN_CONVERSATION),
             },
             metadata: given(fields, "metadata").map(metadata).transpose()?,
+            format,
             tools: tools.transpose()?,
             tool_choice: given(fields, "tool_choice").cloned(),
             input: input.map(input_items).transpose()?,

@@ -29,13 +29,14 @@ impl Session {
         if let Some(reports) = &mut self.edge.checkpoints {
             reports.note(self.consumed, self.input.buffer.offset());
         }
-        if !Rest::is_long(&audio) {
-            return self.listen(&audio, now);
+        let format = self.settings.input_format;
+        if !Rest::is_long(&audio, format) {
+            return self.listen(&format.to_pcm(&audio), now);
         }
-        if !self.input.buffer.has_room_for(audio.len()) {
+        if !self.input.buffer.has_room_for(format.pcm_bytes(audio.len())) {
             return Err(self.buffer_full());
         }
-        self.input.rest = Some(Rest::new(audio, about));
+        self.input.rest = Some(Rest::new(audio, format, about));
         Ok(())
     }
 
@@ -45,7 +46,7 @@ impl Session {
         let Some(mut rest) = self.input.rest.take() else {
             return false;
         };
-        if let Err(refusal) = self.listen(rest.take_piece(), now) {
+        if let Err(refusal) = self.listen(&rest.take_piece(), now) {
             self.refuse(&refusal, rest.about());
         }
         let has_more = rest.has_more();

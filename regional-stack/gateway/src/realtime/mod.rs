@@ -18,6 +18,7 @@ mod device;
 mod edge_reports;
 mod events;
 mod fields;
+mod format;
 mod fuzzing;
 mod hearing;
 mod held;

@@ -19,6 +19,7 @@ pub(super) use self::{
 };
 use super::{
     audio_input::WIRE_RATE,
+    format::AudioFormat,
     items::{Content, Item},
     settings::Modality,
 };
@@ -98,6 +99,11 @@ pub(super) struct Turn {
 }
 
 impl Response {
+    /// The format of its audio.
+    pub(super) fn format(&self) -> AudioFormat {
+        self.options.format.unwrap_or_default()
+    }
+
     /// The spoken words of the reply, as far as the stack knows.
     fn said(&self) -> &str {
         self.cut.as_deref().unwrap_or(&self.turn.reply)

@@ -295,7 +295,7 @@ impl Session {
         let at = self.items.new_position(after)?;
         let item = match new.kind {
             NewKind::Audio(audio) => {
-                let samples = sound_of(&audio, self.stack.config.limits.turn_max.0)?;
+                let samples = sound_of(&audio, self.settings.input_format, self.stack.config.limits.turn_max.0)?;
                 return self.recognise(&id, samples, Source::Message(self.consumed), at);
             }
             NewKind::Text { role, text } => {

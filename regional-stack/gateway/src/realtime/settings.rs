@@ -6,9 +6,11 @@ use speech::endpoint::EndpointConfig;
 
 use super::{
     fields::{FieldError, flag, given, only, refuse, text},
+    format::AudioFormat,
     texts,
     tools::{self, Tool, ToolChoice},
 };
+use crate::form;
 
 /// The settings in force.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -31,6 +33,11 @@ pub(super) struct Settings {
     pub(super) tool_choice: ToolChoice,
     /// Whether a response may call several functions. None does; the session shows the client's value.
     pub(super) parallel_tool_calls: bool,
+    /// Older releases know one format, and must not take over a session that has another.
+    #[serde(skip_serializing_if = "AudioFormat::is_pcm")]
+    pub(super) input_format: AudioFormat,
+    #[serde(skip_serializing_if = "AudioFormat::is_pcm")]
+    pub(super) output_format: AudioFormat,
 }
 
 fn yes() -> bool {
@@ -100,6 +107,8 @@ impl Default for Settings {
             tools: Vec::new(),
             tool_choice: ToolChoice::Auto,
             parallel_tool_calls: false,
+            input_format: AudioFormat::Pcm,
+            output_format: AudioFormat::Pcm,
         }
     }
 }
@@ -142,6 +151,14 @@ const SESSION: &[&str] = &[
 ];
 
 impl Settings {
+    /// The least form of a checkpoint that a stack must know to go on with such a session.
+    pub(super) fn form_needed(&self) -> u32 {
+        match self.input_format.is_pcm() && self.output_format.is_pcm() {
+            true => form::NEEDED,
+            false => form::WITH_FORMATS,
+        }
+    }
+
     /// These settings with the changes that a client asks for: all of them, or none and the reason. Other fields stay. The server refuses
     /// values that it does not have, except the few that agents name by default.
     pub(super) fn updated(&self, change: &Value) -> Result<Self, FieldError> {
@@ -204,7 +221,9 @@ impl Settings {
                 PLACE,
                 &["format", "transcription", "noise_reduction", "turn_detection"],
             )?;
-            format_of(input, "session.audio.input.format")?;
+            if let Some(format) = format_of(input, "session.audio.input.format")? {
+                self.input_format = format;
+            }
             if given(input, "noise_reduction").is_some() {
                 return refuse("session.audio.input.noise_reduction", texts::NO_NOISE_REDUCTION);
             }
@@ -227,7 +246,9 @@ impl Settings {
         }
         if let Some(output) = given(audio, "output") {
             let output = only(output, "session.audio.output", &["format", "voice", "speed"])?;
-            format_of(output, "session.audio.output.format")?;
+            if let Some(format) = format_of(output, "session.audio.output.format")? {
+                self.output_format = format;
+            }
             check_voice(output, "session.audio.output.voice")?;
             if let Some(speed) = given(output, "speed") {
                 match speed.as_f64() {
@@ -256,7 +277,6 @@ impl Settings {
         let transcription = self
             .transcribes
             .then(|| json!({ "model": RECOGNIZER, "language": "en" }));
-        let format = json!({ "type": "audio/pcm", "rate": 24_000 });
         json!({
             "type": "realtime",
             "object": "realtime.session",
@@ -277,12 +297,12 @@ impl Settings {
             "expires_at": null,
             "audio": {
                 "input": {
-                    "format": format,
+                    "format": self.input_format.describe(),
                     "transcription": transcription,
                     "noise_reduction": null,
                     "turn_detection": turn_detection,
                 },
-                "output": { "format": format, "voice": VOICE, "speed": rounded(self.speed) },
+                "output": { "format": self.output_format.describe(), "voice": VOICE, "speed": rounded(self.speed) },
             },
         })
     }
@@ -302,19 +322,16 @@ pub(super) fn instructions_of(value: &Value, place: &str) -> Result<String, Fiel
     }
 }
 
-/// Checks the format of audio. There is one; the recognizer would hear another as noise.
-pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<(), FieldError> {
+/// The format of audio that a client names, if it names one. The recognizer would hear another than the one in force as noise.
+pub(super) fn format_of(parent: &Map<String, Value>, place: &str) -> Result<Option<AudioFormat>, FieldError> {
     let Some(format) = given(parent, "format") else {
-        return Ok(());
+        return Ok(None);
     };
     let format = only(format, place, &["type", "rate"])?;
-    let kind = format.get("type").and_then(Value::as_str);
-    let rate = given(format, "rate");
-    let is_ours = kind == Some("audio/pcm") && rate.is_none_or(|rate| rate.as_u64() == Some(24_000));
-    if is_ours {
-        return Ok(());
+    match AudioFormat::named(format.get("type").and_then(Value::as_str), given(format, "rate")) {
+        Some(format) => Ok(Some(format)),
+        None => refuse(place, texts::UNKNOWN_FORMAT),
     }
-    refuse(place, texts::UNKNOWN_FORMAT)
 }
 
 /// Checks the voice. There is one; the default of `openai-agents`, which its users did not choose, passes for it, and others are refused.

@@ -89,8 +89,7 @@ pub(super) fn unknown_include(name: &str) -> String {
 pub(super) const NO_NOISE_REDUCTION: &str = "there is no noise reduction here; use null or leave it out";
 pub(super) const SPEED: &str = "use a speed between 0.25 and 1.5";
 pub(super) const INSTRUCTIONS_ARE_NO_TEXT: &str = "instructions must be a string";
-pub(super) const UNKNOWN_FORMAT: &str =
-    "use {\"type\": \"audio/pcm\", \"rate\": 24000}: 16-bit little-endian, mono; G.711 is not available in sessions";
+pub(super) const UNKNOWN_FORMAT: &str = "use {\"type\": \"audio/pcm\", \"rate\": 24000}: 16-bit little-endian, mono; or G.711: {\"type\": \"audio/pcmu\"}, {\"type\": \"audio/pcma\"}";
 
 pub(super) fn unknown_voice(voice: &str) -> String {
     format!("there is one voice here; use \"{voice}\" or leave it out")

@@ -12,7 +12,7 @@ use tokio_tungstenite::{
 use wire::{Checkpoint, HEADER, LOAD_HEADER, Load, RESUME_HEADER, Resume, VERSION};
 
 use crate::{
-    realtime::{appended, spoken_in, types},
+    realtime::{appended, appended_by_telephone, spoken_by_telephone, spoken_in, types},
     region::{HANGS_AFTER, Region, engines, held_recognizer, held_synthesizer},
 };
 
@@ -232,6 +232,36 @@ async fn a_session_moves_at_every_moment_of_a_turn_and_the_device_sees_one_conve
     let (restless, moves) = turn_with_moves(&regions, &said, 2).await;
     assert_eq!(told(&restless), told(&undisturbed));
     assert!(moves >= 10, "{moves}");
+}
+
+#[tokio::test]
+async fn a_telephone_moves_like_every_device() {
+    let regions = [region().await, region().await];
+    let quiet = |seconds: f32| vec![0.0; (SAMPLE_RATE as f32 * seconds) as usize];
+    let telephone = json!({ "format": { "type": "audio/pcmu" } });
+    let settings = json!({ "audio": { "input": telephone, "output": telephone } });
+    let mut said = vec![json!({ "type": "session.update", "session": settings })];
+    said.extend(appended_by_telephone(
+        &[quiet(0.5), sound_of("stop"), quiet(1.0)].concat(),
+    ));
+    let (undisturbed, _) = turn_with_moves(&regions, &said, usize::MAX).await;
+    assert_eq!(spoken_by_telephone(&undisturbed).as_deref(), Some("okay"));
+    for at in 1..said.len() {
+        let mut edge = Edge::call(&regions[0]).await;
+        edge.until("session.created").await;
+        for event in &said[..at] {
+            edge.say(event).await;
+        }
+        edge.move_to(&regions[1]).await;
+        for event in &said[at..] {
+            edge.say(event).await;
+        }
+        edge.until("meridian.turn").await;
+        assert_eq!(told(&edge.events), told(&undisturbed), "moved after {at} messages");
+    }
+    let (restless, moves) = turn_with_moves(&regions, &said, 2).await;
+    assert_eq!(told(&restless), told(&undisturbed));
+    assert!(moves >= 5, "{moves}");
 }
 
 #[tokio::test]

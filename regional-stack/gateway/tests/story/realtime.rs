@@ -6,7 +6,7 @@ use base64::{Engine as _, prelude::BASE64_STANDARD};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use speech::{
-    SAMPLE_RATE, pcm, resample,
+    SAMPLE_RATE, g711, pcm, resample,
     scripted::{sound_of, text_in},
 };
 use tokio::{io::AsyncWriteExt as _, net::TcpStream, time::timeout};
@@ -134,13 +134,77 @@ fn find<'a>(events: &'a [Value], kind: &str) -> &'a Value {
     found.unwrap_or_else(|| panic!("no {kind} in {:?}", types(events)))
 }
 
-pub(crate) fn spoken_in(events: &[Value]) -> Option<String> {
-    let bytes: Vec<u8> = events
+/// The audio of a reply, as it came.
+fn audio_in(events: &[Value]) -> Vec<u8> {
+    events
         .iter()
         .filter(|event| event["type"] == "response.output_audio.delta")
         .flat_map(|event| BASE64_STANDARD.decode(event["delta"].as_str().unwrap()).unwrap())
-        .collect();
+        .collect()
+}
+
+pub(crate) fn spoken_in(events: &[Value]) -> Option<String> {
+    let bytes = audio_in(events);
     text_in(&resample::resample(&pcm::from_s16le(&bytes), 24_000, SAMPLE_RATE).unwrap())
+}
+
+/// The same sound as a telephone sends it, in G.711 by mu-law.
+pub(crate) fn appended_by_telephone(samples: &[f32]) -> Vec<Value> {
+    let narrow = resample::resample(samples, SAMPLE_RATE, 8_000).unwrap();
+    let bytes = pcm::to_s16le(&narrow);
+    let sample = |pair: &[u8]| i16::from_le_bytes([pair[0], pair[1]]);
+    let codes: Vec<u8> = bytes.chunks(2).map(|pair| g711::to_mu_law(sample(pair))).collect();
+    let pieces = codes.chunks(1_600);
+    pieces
+        .map(|piece| json!({ "type": "input_audio_buffer.append", "audio": BASE64_STANDARD.encode(piece) }))
+        .collect()
+}
+
+/// The words in a reply to a telephone.
+pub(crate) fn spoken_by_telephone(events: &[Value]) -> Option<String> {
+    let codes = audio_in(events);
+    let samples: Vec<f32> = codes
+        .iter()
+        .map(|code| f32::from(g711::mu_law(*code)) / 32_768.0)
+        .collect();
+    text_in(&resample::resample(&samples, 8_000, SAMPLE_RATE).unwrap())
+}
+
+#[tokio::test]
+async fn a_telephone_is_heard_and_answered_in_its_own_coding() {
+    let region = Region::start().await;
+    let mut device = Device::call(&region).await;
+    let telephone = json!({ "format": { "type": "audio/pcmu" } });
+    let session = json!({ "audio": { "input": telephone, "output": telephone } });
+    device
+        .send(json!({ "type": "session.update", "session": session }))
+        .await;
+    device.until("session.updated").await;
+    let quiet = |seconds: f32| vec![0.0; (SAMPLE_RATE as f32 * seconds) as usize];
+    for (text, reply) in [
+        ("turn on the office lights", "the office lights are on"),
+        ("stop", "okay"),
+    ] {
+        let sound = [quiet(0.5), sound_of(text), quiet(1.0)].concat();
+        for event in appended_by_telephone(&sound) {
+            device.send(event).await;
+        }
+        let events = device.until("response.done").await;
+        assert_eq!(spoken_by_telephone(&events).as_deref(), Some(reply));
+    }
+    // Ten seconds in one message are taken second by second.
+    let long = appended_by_telephone(&[quiet(8.0), sound_of("what can you do"), quiet(1.0)].concat());
+    let codes: Vec<u8> = long
+        .iter()
+        .flat_map(|event| BASE64_STANDARD.decode(event["audio"].as_str().unwrap()).unwrap())
+        .collect();
+    device
+        .send(json!({ "type": "input_audio_buffer.append", "audio": BASE64_STANDARD.encode(codes) }))
+        .await;
+    let heard = device
+        .until("conversation.item.input_audio_transcription.completed")
+        .await;
+    assert_eq!(heard.last().unwrap()["transcript"], "what can you do");
 }
 
 #[tokio::test]

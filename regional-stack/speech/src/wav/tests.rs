@@ -3,6 +3,7 @@ use std::io::Cursor;
 use proptest::prelude::*;
 
 use super::*;
+use crate::g711::{a_law, mu_law};
 
 /// A file, field by field. Tests change fields of the header to wrong values.
 #[derive(Clone)]

@@ -49,6 +49,7 @@ impl Session {
             options: ResponseOptions {
                 aside: new.aside,
                 metadata: new.metadata,
+                format: new.format,
                 tools: new.tools,
                 tool_choice,
                 question,
@@ -80,7 +81,11 @@ impl Session {
                 }
                 NewKind::Output { output, .. } => (question, answers, sound) = (Question::Output(output), None, None),
                 NewKind::Audio(audio) => {
-                    sound = Some(sound_of(&audio, self.stack.config.limits.turn_max.0)?);
+                    sound = Some(sound_of(
+                        &audio,
+                        self.settings.input_format,
+                        self.stack.config.limits.turn_max.0,
+                    )?);
                 }
                 NewKind::Reference => {
                     let id = item.id.unwrap_or_default();
@@ -126,7 +131,10 @@ impl Session {
         self.open(Asked::about(answers, modality));
     }
 
-    pub(super) fn open(&mut self, asked: Asked) {
+    pub(super) fn open(&mut self, mut asked: Asked) {
+        if !self.settings.output_format.is_pcm() {
+            asked.options.format.get_or_insert(self.settings.output_format);
+        }
         let conversation = self.conversation();
         let response = self.responses.open(asked, &mut self.items);
         let described = response.describe("in_progress", &Value::Null, &conversation);

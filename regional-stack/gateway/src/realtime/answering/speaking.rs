@@ -1,7 +1,6 @@
 //! Speaks a reply: its audio becomes events.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
-use speech::{SAMPLE_RATE, pcm, resample::resample};
 use topology::Component;
 
 use crate::{
@@ -18,7 +17,7 @@ use crate::{
     workers::{Done, JobError},
 };
 
-/// Length of one audio delta: short enough to start playing at once and to stop quickly, long enough that base64 and
+/// Length of one audio delta, whole samples in every format: short enough to start playing at once and to stop quickly, long enough that base64 and
 /// JSON stay small beside it.
 const DELTA_MS: usize = 200;
 
@@ -49,9 +48,10 @@ impl Session {
             return;
         };
         response.speaking = None;
+        let format = response.format();
         let audio = result.map_err(ApiError::from).and_then(|done| {
             response.turn.tts = Some(done.took);
-            resample(&done.output, SAMPLE_RATE, WIRE_RATE).map_err(|error| {
+            format.of_engine(&done.output).map_err(|error| {
                 ApiError::new(
                     axum::http::StatusCode::INTERNAL_SERVER_ERROR,
                     "engine_failed",
@@ -78,7 +78,7 @@ impl Session {
             response: &response.id,
             item: &response.item,
         };
-        let delta = |samples: &[f32]| place.audio_delta(BASE64_STANDARD.encode(pcm::to_s16le(samples)));
+        let delta = |samples: &[f32]| place.audio_delta(BASE64_STANDARD.encode(format.to_bytes(samples)));
         if response.stage == ResponseStage::Sending {
             // Another region may speak a little faster. The length stays as announced, to the sample.
             samples.resize(response.samples, 0.0);

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use crate::realtime::{
+    format::AudioFormat,
     settings::Modality,
     tools::{Tool, ToolChoice},
 };
@@ -34,6 +35,9 @@ pub(in crate::realtime) struct ResponseOptions {
     /// Whether the response stays out of the conversation.
     pub(in crate::realtime) aside: bool,
     pub(in crate::realtime) metadata: Option<Map<String, Value>>,
+    /// The format of its audio; 24 kHz PCM if there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(in crate::realtime) format: Option<AudioFormat>,
     pub(in crate::realtime) tools: Option<Vec<Tool>>,
     pub(in crate::realtime) tool_choice: Option<ToolChoice>,
     /// The question to answer instead of an item of the conversation.

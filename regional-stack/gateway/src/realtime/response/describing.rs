@@ -29,7 +29,7 @@ impl Response {
             "conversation_id": (!self.options.aside).then_some(conversation),
             "metadata": self.options.metadata,
             "max_output_tokens": "inf",
-            "audio": { "output": { "format": { "type": "audio/pcm", "rate": WIRE_RATE }, "voice": VOICE } },
+            "audio": { "output": { "format": self.format().describe(), "voice": VOICE } },
             "usage": is_over.then(|| self.usage()),
         })
     }

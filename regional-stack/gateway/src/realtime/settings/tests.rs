@@ -87,7 +87,7 @@ fn what_cannot_be_done_is_refused_with_the_field() {
         (json!({ "output_modalities": ["video"] }), "session.output_modalities"),
         (json!({ "output_modalities": "text" }), "session.output_modalities"),
         (
-            input("format", json!({ "type": "audio/pcmu" })),
+            input("format", json!({ "type": "audio/pcmu", "rate": 24_000 })),
             "session.audio.input.format",
         ),
         (input("format", json!("pcm16")), "session.audio.input.format"),
