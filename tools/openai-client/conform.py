@@ -249,7 +249,7 @@ async def refusals(talk: Talk, _sounds: dict[str, bytes]) -> None:
         ("session.modalities", {"modalities": ["text"]}),
         ("session.input_audio_format", {"input_audio_format": "g711_ulaw"}),
         ("session.turn_detection", {"turn_detection": None}),
-        ("session.type", {"type": "transcription"}),
+        ("session.type", {"type": "translation"}),
         ("session.audio.input.format", {"audio": {"input": {"format": {"type": "audio/opus"}}}}),
         ("session.audio.input.transcription.language", {"audio": {"input": {"transcription": {"language": "de"}}}}),
         ("session.audio.input.noise_reduction", {"audio": {"input": {"noise_reduction": {"type": "near_field"}}}}),
@@ -310,9 +310,26 @@ async def telephones(talk: Talk, sounds: dict[str, bytes]) -> None:
     check(response["audio"]["output"]["format"]["type"] == "audio/pcm", response)
 
 
+async def only_transcribed(talk: Talk, sounds: dict[str, bytes]) -> None:
+    await talk.tell("session.update", session={"type": "transcription", "audio": {"input": {"transcription": {"language": "en"}}}})
+    session = (await talk.until("session.updated"))[-1]["session"]
+    check(session["type"] == "transcription" and "output" not in session["audio"], session)
+    for _ in range(2):
+        await talk.audio(bytes(SECOND // 2) + sounds["stop"] + bytes(SECOND))
+        events = await talk.until("conversation.item.input_audio_transcription.completed")
+        check(events[-1]["transcript"] == "stop", events[-1])
+        check(not any(event["type"].startswith("response.") for event in events), [event["type"] for event in events])
+    await talk.refused("response.create", "type", response={})
+    # From here on it answers.
+    await talk.update()
+    await talk.write("stop")
+    check(text_of(await talk.answer()) == "okay", "an answer")
+
+
 CONVERSATIONS = [
     spoken_turns,
     telephones,
+    only_transcribed,
     manual_turns,
     written_turns,
     functions,

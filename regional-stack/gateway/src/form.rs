@@ -25,7 +25,8 @@ const PLAIN_BYTES_MAX: usize = 256 << 10;
 pub(crate) const TODAY: u32 = 3;
 /// Releases that read this form, or a later one, understand the states of this release.
 pub(crate) const NEEDED: u32 = 1;
-/// The first form with formats of audio. A stack that does not know it would take G.711 for PCM.
+/// The first form with formats of audio, and with sessions that only transcribe. A stack that does not know it would take G.711 for PCM, and
+/// answer whoever wants no answer.
 pub(crate) const WITH_FORMATS: u32 = 3;
 
 /// The form of the first releases, whose states name none.

@@ -76,7 +76,7 @@ impl Session {
                 Noticed::Stopped { at_ms, utterance } => {
                     let item = self.input.take_item();
                     self.outbox.push(events::speech_stopped(&item, at_ms));
-                    let answer = self.turn_detection().create_response;
+                    let answer = self.turn_detection().create_response && !self.settings.only_transcribes;
                     match self.take_utterance(&item, utterance) {
                         Ok(()) if answer => self.want(item, now),
                         // The client decides about an answer.

@@ -109,16 +109,18 @@ pub(crate) async fn upgrade(
     if stack.sessions.len() >= stack.config.limits.sessions_max {
         return unavailable("session_limit_exceeded", texts::TOO_MANY_SESSIONS);
     }
-    if parameters.intent.is_some_and(|intent| intent != "conversation") {
-        let message = texts::NO_TRANSCRIPTION_SESSIONS;
-        return Err(ApiError::bad_request("invalid_value", "intent", message));
-    }
+    let only_transcribes = match parameters.intent.as_deref() {
+        None | Some("conversation") => false,
+        Some("transcription") => true,
+        Some(_) => return Err(ApiError::bad_request("invalid_value", "intent", texts::UNKNOWN_INTENT)),
+    };
     let options = ClientOptions {
         ours: parameters.meridian.is_some_and(|value| value == "1")
             || headers.get(EVENTS_HEADER).is_some_and(|value| value == "1"),
         beta: headers
             .get("openai-beta")
             .is_some_and(|value| value.as_bytes().starts_with(b"realtime")),
+        only_transcribes,
     };
     let model = parameters
         .model

@@ -35,6 +35,8 @@ pub(super) struct ClientOptions {
     pub(super) ours: bool,
     /// The client asks for the beta protocol, which no stack speaks.
     pub(super) beta: bool,
+    /// The client wants a session that hears and never answers.
+    pub(super) only_transcribes: bool,
 }
 
 /// A session about to begin.

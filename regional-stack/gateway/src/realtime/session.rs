@@ -109,6 +109,7 @@ impl Session {
         let earlier = session.as_deref().map(Snapshot::recall).unwrap_or_default();
         let Snapshot { mut settings, items } = earlier;
         settings.ours |= options.ours;
+        settings.only_transcribes |= options.only_transcribes;
         let audio_input = AudioInput::new(settings.turn_detection.as_ref(), stack.config.limits.turn_max.0);
         let mut session = Self {
             stack,

@@ -38,6 +38,13 @@ pub(super) struct Settings {
     pub(super) input_format: AudioFormat,
     #[serde(skip_serializing_if = "AudioFormat::is_pcm")]
     pub(super) output_format: AudioFormat,
+    /// Whether the session is of the type that hears and never answers.
+    #[serde(skip_serializing_if = "is_no")]
+    pub(super) only_transcribes: bool,
+}
+
+fn is_no(flag: &bool) -> bool {
+    !flag
 }
 
 fn yes() -> bool {
@@ -109,6 +116,7 @@ impl Default for Settings {
             parallel_tool_calls: false,
             input_format: AudioFormat::Pcm,
             output_format: AudioFormat::Pcm,
+            only_transcribes: false,
         }
     }
 }
@@ -150,10 +158,22 @@ const SESSION: &[&str] = &[
     "meridian",
 ];
 
+/// The fields of a session that only transcribes: those about answers would have no effect.
+const TRANSCRIPTION_SESSION: &[&str] = &[
+    "type",
+    "object",
+    "id",
+    "expires_at",
+    "model",
+    "audio",
+    "include",
+    "meridian",
+];
+
 impl Settings {
     /// The least form of a checkpoint that a stack must know to go on with such a session.
     pub(super) fn form_needed(&self) -> u32 {
-        match self.input_format.is_pcm() && self.output_format.is_pcm() {
+        match self.input_format.is_pcm() && self.output_format.is_pcm() && !self.only_transcribes {
             true => form::NEEDED,
             false => form::WITH_FORMATS,
         }
@@ -165,8 +185,16 @@ impl Settings {
         let mut new = self.clone();
         let session = only(change, "session", SESSION)?;
         match text(session, "session", "type")? {
-            None | Some("realtime") => {}
+            None => {}
+            Some("realtime") => new.only_transcribes = false,
+            Some("transcription") => new.only_transcribes = true,
             Some(_) => return refuse("session.type", texts::UNKNOWN_SESSION_TYPE),
+        }
+        if new.only_transcribes {
+            only(change, "session", TRANSCRIPTION_SESSION)?;
+            if let Some(audio) = given(session, "audio") {
+                only(audio, "session.audio", &["input"])?;
+            }
         }
         text(session, "session", "model")?;
         if let Some(instructions) = session.get("instructions") {
@@ -277,6 +305,22 @@ impl Settings {
         let transcription = self
             .transcribes
             .then(|| json!({ "model": RECOGNIZER, "language": "en" }));
+        let input = json!({
+            "format": self.input_format.describe(),
+            "transcription": transcription,
+            "noise_reduction": null,
+            "turn_detection": turn_detection,
+        });
+        if self.only_transcribes {
+            return json!({
+                "type": "transcription",
+                "object": "realtime.transcription_session",
+                "id": id,
+                "include": null,
+                "expires_at": null,
+                "audio": { "input": input },
+            });
+        }
         json!({
             "type": "realtime",
             "object": "realtime.session",
@@ -296,12 +340,7 @@ impl Settings {
             // An open session has no fixed end.
             "expires_at": null,
             "audio": {
-                "input": {
-                    "format": self.input_format.describe(),
-                    "transcription": transcription,
-                    "noise_reduction": null,
-                    "turn_detection": turn_detection,
-                },
+                "input": input,
                 "output": { "format": self.output_format.describe(), "voice": VOICE, "speed": rounded(self.speed) },
             },
         })

@@ -77,7 +77,10 @@ pub(super) fn message_too_large(kib_max: usize) -> String {
 
 // The session and its settings.
 
-pub(super) const UNKNOWN_SESSION_TYPE: &str = "only sessions of type \"realtime\" exist here; use that";
+pub(super) const UNKNOWN_SESSION_TYPE: &str =
+    "sessions of type \"realtime\" and \"transcription\" exist here; use one of them";
+pub(super) const ONLY_TRANSCRIBES: &str =
+    "this session only transcribes; update it to the type \"realtime\" for responses";
 pub(super) const NO_PROMPTS: &str = "there are no stored prompts here; leave it out";
 pub(super) const UNKNOWN_MODALITY: &str = "use [\"audio\"] or [\"text\"]";
 pub(super) const UNKNOWN_TRUNCATION: &str = "use \"auto\": the last items are kept, and no tokens are counted";
@@ -246,8 +249,8 @@ pub(super) fn no_upgrade(fault: &str) -> String {
 
 pub(super) const DRAINING: &str = "this region takes no new sessions; connect again to reach another";
 pub(super) const TOO_MANY_SESSIONS: &str = "this region has no room for another session; retry in a moment";
-pub(super) const NO_TRANSCRIPTION_SESSIONS: &str = "there are no transcription sessions here; leave out intent, and set turn_detection.create_response \
-    to false in a session of type \"realtime\"";
+pub(super) const UNKNOWN_INTENT: &str =
+    "the intent of a session is \"conversation\" or \"transcription\"; use one of them, or leave it out";
 pub(super) const NOT_REMEMBERED: &str = "this stack does not remember the session; another one may";
 pub(super) const REMEMBERED_TOO_OLD: &str =
     "the memory of the session here is out of date; another stack may have a newer one";
@@ -336,6 +339,7 @@ mod tests {
             BETA_PROTOCOL,
             BINARY_MESSAGE,
             UNKNOWN_SESSION_TYPE,
+            ONLY_TRANSCRIBES,
             NO_PROMPTS,
             UNKNOWN_MODALITY,
             UNKNOWN_TRUNCATION,
@@ -383,7 +387,7 @@ mod tests {
             NOTHING_RINGS,
             DRAINING,
             TOO_MANY_SESSIONS,
-            NO_TRANSCRIPTION_SESSIONS,
+            UNKNOWN_INTENT,
             NOT_REMEMBERED,
             REMEMBERED_TOO_OLD,
             MAY_BE_ELSEWHERE,

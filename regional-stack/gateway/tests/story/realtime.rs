@@ -208,6 +208,38 @@ async fn a_telephone_is_heard_and_answered_in_its_own_coding() {
 }
 
 #[tokio::test]
+async fn a_session_that_only_transcribes_hears_and_never_answers() {
+    let region = Region::start().await;
+    let mut device = Device::dial(&format!("ws://{}/v1/realtime?intent=transcription", region.http)).await;
+    for text in ["turn on the office lights", "stop"] {
+        device.speak(text).await;
+        let events = device
+            .until("conversation.item.input_audio_transcription.completed")
+            .await;
+        assert_eq!(events.last().unwrap()["transcript"], text);
+        assert!(
+            !types(&events).iter().any(|kind| kind.starts_with("response.")),
+            "{:?}",
+            types(&events)
+        );
+    }
+    device.send(json!({ "type": "response.create" })).await;
+    let refused = device.until("error").await.pop().unwrap();
+    assert!(
+        refused["error"]["message"]
+            .as_str()
+            .unwrap()
+            .contains("only transcribes"),
+        "{refused}"
+    );
+    let update = json!({ "type": "session.update", "session": { "type": "realtime" } });
+    device.send(update).await;
+    device.until("session.updated").await;
+    device.speak("stop").await;
+    device.until("response.done").await;
+}
+
+#[tokio::test]
 async fn a_spoken_turn_is_detected_understood_and_answered() {
     let region = Region::start().await;
     let mut device = Device::call(&region).await;

@@ -22,6 +22,9 @@ use crate::{
 
 impl Session {
     pub(in crate::realtime) fn create_response(&mut self, new: NewResponse, now: Moment) -> Result<(), Refusal> {
+        if self.settings.only_transcribes {
+            return Err(Refusal::invalid("invalid_value", "type", texts::ONLY_TRANSCRIBES));
+        }
         let waits = self.responses.admit(new.aside).map_err(|busy| match busy {
             Busy::Active => Refusal::invalid(
                 "conversation_already_has_active_response",

@@ -82,7 +82,15 @@ fn eagerness_is_a_length_of_silence() {
 fn what_cannot_be_done_is_refused_with_the_field() {
     let input = |field: &str, value: Value| json!({ "audio": { "input": { field: value } } });
     for (change, param) in [
-        (json!({ "type": "transcription" }), "session.type"),
+        (json!({ "type": "translation" }), "session.type"),
+        (
+            json!({ "type": "transcription", "instructions": "be brief" }),
+            "session.instructions",
+        ),
+        (
+            json!({ "type": "transcription", "audio": { "output": { "speed": 1 } } }),
+            "session.audio.output",
+        ),
         (json!({ "instructions": 5 }), "session.instructions"),
         (json!({ "output_modalities": ["video"] }), "session.output_modalities"),
         (json!({ "output_modalities": "text" }), "session.output_modalities"),
