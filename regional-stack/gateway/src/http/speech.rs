@@ -168,7 +168,7 @@ impl Speaking {
                     }});
                     (events::event(&done) + events::DONE, None)
                 }
-                Err(error) => (events::failed(error), None),
+                Err(error) => (events::failed(&error), None),
             };
             Some((Ok(event), (speaking, None)))
         })

@@ -162,7 +162,7 @@ impl Streaming {
                     let done = json!({ "type": "transcript.text.done", "text": streaming.text });
                     (events::event(&done) + events::DONE, None)
                 }
-                Err(error) => (events::failed(error), None),
+                Err(error) => (events::failed(&error), None),
             };
             Some((Ok(event), (streaming, None)))
         })

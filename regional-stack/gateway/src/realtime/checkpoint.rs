@@ -402,7 +402,7 @@ fn rebuild(stack: &Stack, carried: &Carried, first: u64, replay: &[String]) -> O
             }
             Body::Commit | Body::Clear if message >= audio_from => audio.finish(),
             Body::ItemCreate { item, .. } => {
-                whole.extend(sound_in(stack, format, &item).map(|samples| (message, samples)))
+                whole.extend(sound_in(stack, format, &item).map(|samples| (message, samples)));
             }
             Body::ResponseCreate { response } => {
                 let items = response.input.unwrap_or_default();
