@@ -24,7 +24,7 @@ mod targets {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 19] = [
+pub const TARGETS: [Target; 20] = [
     ("audit-logs", targets::audit_logs::read),
     ("certificates", targets::certificates::read),
     ("checkpoints", gateway::fuzzing::checkpoint),
@@ -35,6 +35,7 @@ pub const TARGETS: [Target; 19] = [
     ("frames", targets::frames::scan),
     ("http-requests", targets::http::pass_on_request),
     ("http-responses", targets::http::pass_on_response),
+    ("ogg-opus", gateway::fuzzing::ogg_opus),
     ("orders", targets::orders::read),
     ("reports", targets::reports::judge),
     ("scenarios", targets::scenarios::read),

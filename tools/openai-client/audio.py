@@ -91,6 +91,21 @@ async def spoken(client: AsyncOpenAI) -> dict:
     return result
 
 
+async def heard_again(client: AsyncOpenAI) -> dict:
+    """Recordings in Opus by another writer. Opus is lossy, so it holds silence: the words of the scripted recognizer would not survive."""
+    quiet = io.BytesIO()
+    soundfile.write(quiet, [[0.0, 0.0]] * 96_000, 48_000, format="OGG", subtype="OPUS")
+    vorbis = io.BytesIO()
+    soundfile.write(vorbis, [0.0] * 16_000, 16_000, format="OGG", subtype="VORBIS")
+    create = client.audio.transcriptions.create
+    verbose = await create(model="meridian", file=("quiet.ogg", quiet.getvalue()), response_format="verbose_json")
+    try:
+        await create(model="meridian", file=("vorbis.ogg", vorbis.getvalue()))
+    except BadRequestError as error:
+        refused = error.message
+    return {"text": verbose.text, "duration": float(verbose.duration), "refused": refused}
+
+
 async def models(client: AsyncOpenAI) -> dict:
     listed = [model.id async for model in client.models.list()]
     retrieved = await client.models.retrieve(listed[0])
@@ -109,6 +124,7 @@ async def main() -> None:
                 "transcribed": await transcribed(client),
                 "failed": await failed_in_the_middle(client),
                 "spoken": await spoken(client),
+                "opus": await heard_again(client),
                 "models": await models(client),
             }
         )

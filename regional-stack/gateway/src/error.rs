@@ -12,7 +12,12 @@ use serde_json::json;
 use speech::{SpeechError, wav::WavError};
 use topology::Moment;
 
-use crate::{encoding::EncodeError, texts, workers::JobError};
+use crate::{
+    encoding::EncodeError,
+    recording::{OpusError, RecordingError},
+    texts,
+    workers::JobError,
+};
 
 /// An error on its way to an HTTP client.
 #[derive(Debug)]
@@ -85,11 +90,18 @@ impl ApiError {
     }
 }
 
-impl IntoResponse for ApiError {
-    fn into_response(self) -> Response {
+impl ApiError {
+    /// Logs a failure of ours, where the client is told about it.
+    pub(crate) fn log(&self) {
         if self.status.is_server_error() {
             tracing::warn!(status = self.status.as_u16(), code = self.code, "{}", self.message);
         }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        self.log();
         let body = json!({ "error": {
             "message": self.message, "type": self.kind(), "code": self.code, "param": self.param,
         }});
@@ -140,18 +152,21 @@ impl From<EncodeError> for ApiError {
     }
 }
 
-impl From<WavError> for ApiError {
-    fn from(error: WavError) -> Self {
+impl From<RecordingError> for ApiError {
+    fn from(error: RecordingError) -> Self {
+        use RecordingError::{Opus, Wav};
+
         let message = error.to_string();
         match error {
-            WavError::TooLong { .. } => Self {
+            Wav(WavError::TooLong { .. }) | Opus(OpusError::TooLong { .. }) => Self {
                 param: Some("file".into()),
                 ..Self::new(StatusCode::PAYLOAD_TOO_LARGE, "audio_too_long", message)
             },
-            WavError::Empty | WavError::NoSamples => Self::bad_request("empty_audio", "file", message),
-            WavError::NotWav(_) | WavError::Unsupported(_) | WavError::Truncated => {
-                Self::bad_request("invalid_audio", "file", message)
+            Wav(WavError::Empty | WavError::NoSamples) | Opus(OpusError::Empty) => {
+                Self::bad_request("empty_audio", "file", message)
             }
+            Wav(WavError::NotWav(_) | WavError::Unsupported(_) | WavError::Truncated)
+            | Opus(OpusError::NotOpus | OpusError::Damaged) => Self::bad_request("invalid_audio", "file", message),
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     config::Config,
-    realtime,
+    realtime, recording,
     stack::{Engines, Stack},
     store::MemoryStore,
     wyoming,
@@ -39,6 +39,15 @@ pub fn session_file(state: &[u8]) {
 /// The session does something that it must not.
 pub fn conversation(messages: &[u8]) {
     realtime::converse(stack(), messages);
+}
+
+/// A recording in Opus, as devices upload it.
+///
+/// # Panics
+///
+/// The decoder gives more than it may, or no numbers.
+pub fn ogg_opus(file: &[u8]) {
+    recording::decode_ogg(file);
 }
 
 /// The events of a client that speaks Wyoming, one behind the other.

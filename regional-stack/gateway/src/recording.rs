@@ -1,5 +1,7 @@
 //! An uploaded recording, cut at its pauses into pieces that an engine can take.
 
+mod ogg_opus;
+
 use std::ops::Range;
 
 use speech::{
@@ -7,6 +9,17 @@ use speech::{
     endpoint::{self, EndpointConfig, EndpointEvent, Endpointer, FRAME_SAMPLES},
     wav::{self, WavError},
 };
+
+pub(crate) use ogg_opus::OpusError;
+
+/// The fault of an uploaded file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RecordingError {
+    #[error(transparent)]
+    Wav(#[from] WavError),
+    #[error(transparent)]
+    Opus(#[from] OpusError),
+}
 
 /// An uploaded file, decoded and cut.
 #[derive(Debug)]
@@ -16,8 +29,12 @@ pub(crate) struct Recording {
 }
 
 impl Recording {
-    pub(crate) fn read(file: &[u8], seconds_max: f32) -> Result<Self, WavError> {
-        let samples = wav::decode(file, seconds_max)?;
+    pub(crate) fn read(file: &[u8], seconds_max: f32) -> Result<Self, RecordingError> {
+        let samples = if file.starts_with(ogg_opus::OGG) {
+            ogg_opus::decode(file, seconds_max)?
+        } else {
+            wav::decode(file, seconds_max)?
+        };
         let pieces = pieces(&samples);
         Ok(Self { samples, pieces })
     }
@@ -30,6 +47,20 @@ const PIECE_SAMPLES_MAX: usize = 20 * SAMPLE_RATE as usize;
 const CUT_SEARCH_SAMPLES: usize = 5 * SAMPLE_RATE as usize;
 /// Both pieces contain this much audio around the cut, so that a word there is whole in one of them.
 const CUT_OVERLAP_SAMPLES: usize = SAMPLE_RATE as usize / 10;
+
+/// Decodes an Ogg file of a stranger, for the fuzzer: no more samples than allowed, all of them in range, or an error.
+pub(crate) fn decode_ogg(file: &[u8]) {
+    const SECONDS_MAX: f32 = 0.5;
+    if let Ok(samples) = ogg_opus::decode(file, SECONDS_MAX) {
+        // The delay of the encoder comes on top.
+        let samples_max = (SECONDS_MAX * SAMPLE_RATE as f32) as usize + usize::from(u16::MAX);
+        assert!((1..=samples_max).contains(&samples.len()), "{} samples", samples.len());
+        assert!(
+            samples.iter().all(|sample| sample.abs() <= 1.0),
+            "samples are numbers in range"
+        );
+    }
+}
 
 /// Splits a recording at its pauses into pieces of bounded length.
 fn pieces(samples: &[f32]) -> Vec<Range<usize>> {

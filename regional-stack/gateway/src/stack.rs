@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dialogue::DialogueState;
 use identity::Expiry;
 use prometheus_client::registry::Registry;
-use speech::{Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript, wav::WavError};
+use speech::{Recognizer, SAMPLE_RATE, SpeechError, Synthesizer, Transcript};
 use tokio::sync::Semaphore;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use topology::Component;
@@ -17,7 +17,7 @@ use crate::{
     live::Live,
     metrics::{EngineName, Metrics},
     queue::{Bounds, Class, Lane},
-    recording::Recording,
+    recording::{Recording, RecordingError},
     room, spoken,
     store::SessionStore,
     workers::{Crew, JobError, Ticket, Workers},
@@ -52,7 +52,7 @@ pub(crate) struct Stack {
     pub(crate) recognizes_with: String,
     asr: Workers<Vec<f32>, Transcript>,
     tts: Workers<Utterance, Vec<f32>>,
-    decoder: Workers<Bytes, Result<Recording, WavError>>,
+    decoder: Workers<Bytes, Result<Recording, RecordingError>>,
 }
 
 /// A text to be spoken.
@@ -156,7 +156,11 @@ impl Stack {
     }
 
     /// Decodes an uploaded file, on a thread of low priority: the decoding of minutes of audio would delay live callers.
-    pub(crate) async fn decode(&self, class: Class, file: Bytes) -> Result<Result<Recording, WavError>, JobError> {
+    pub(crate) async fn decode(
+        &self,
+        class: Class,
+        file: Bytes,
+    ) -> Result<Result<Recording, RecordingError>, JobError> {
         let limit = self.config.limits.engine_limit();
         let class = class.max(Class::Hedge);
         Ok(self.decoder.submit(class, 0.0, file, limit)?.result().await?.output)

@@ -53,6 +53,10 @@ pub(crate) fn wyoming_too_long(seconds_max: f32) -> String {
     format!("the audio is longer than {seconds_max} s, so it is dropped; send audio-stop earlier")
 }
 
+pub(crate) const OGG_WITHOUT_OPUS: &str =
+    "the Ogg file does not begin with Opus of one or two channels; send that, or a WAV file";
+pub(crate) const OPUS_DAMAGED: &str = "the Opus recording is damaged or cut short; send it again";
+pub(crate) const OPUS_EMPTY: &str = "the Opus recording has no samples; send speech";
 pub(crate) const UNKNOWN_SERVICE: &str = "there is no such service; ask for \"meridian.voice.v1.Voice\", or for \"\"";
 
 pub(crate) fn body_too_slow(limit: Duration) -> String {
@@ -86,6 +90,10 @@ pub(crate) fn unknown_speech_format(format: &str, known: &str) -> String {
     // The text comes from a stranger, so the echo is bounded.
     let shown: String = format.chars().take(20).collect();
     format!("response_format {shown:?} is not available; set response_format to {known}")
+}
+
+pub(crate) fn opus_too_long(limit_s: f32) -> String {
+    format!("the recording is longer than the {limit_s} s limit; send it in parts")
 }
 
 pub(crate) fn cannot_encode(cause: &str) -> String {
@@ -217,6 +225,7 @@ mod tests {
             unknown_model(&["a", "b"]),
             unknown_field("x", "y"),
             unknown_speech_format("mp3", "x"),
+            opus_too_long(300.0),
             cannot_encode("x"),
             bad_json(&"x"),
             unknown_transcription_format("mp3"),
@@ -255,6 +264,9 @@ mod tests {
             WYOMING_NO_AUDIO,
             WYOMING_NO_TEXT,
             WYOMING_TEXT_FORMAT,
+            OGG_WITHOUT_OPUS,
+            OPUS_DAMAGED,
+            OPUS_EMPTY,
             UNKNOWN_SERVICE,
             ENGINES_BUSY,
             ENGINE_LATE,

@@ -21,6 +21,7 @@ pub(super) fn event(data: &Value) -> String {
 
 /// The event of an error in the middle of a stream, which is also its end. Clients raise it.
 pub(super) fn failed(error: &ApiError) -> String {
+    error.log();
     event(&json!({ "type": "error", "error": {
         "message": error.message, "type": error.kind(), "code": error.code, "param": error.param,
     }}))

@@ -100,7 +100,10 @@ pub(super) async fn openai(State(stack): State<Arc<Stack>>, request: Request) ->
     if as_events {
         return Ok(events::answer(speaking.into_events(first)));
     }
-    let rest = speaking.into_stream().map_err(|error| error.message);
+    let rest = speaking.into_stream().map_err(|error| {
+        error.log();
+        error.message
+    });
     let pieces = stream::once(async move { Ok(first) }).chain(rest);
     Ok(audio(format.content_type(), Body::from_stream(pieces)))
 }

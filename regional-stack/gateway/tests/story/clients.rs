@@ -289,6 +289,13 @@ async fn the_openai_package_gets_every_format_that_there_is_and_is_told_of_those
             "{message}"
         );
     }
+    assert_eq!(seen["opus"]["text"], "", "{:#}", seen["opus"]);
+    assert_eq!(seen["opus"]["duration"], 2.0, "{:#}", seen["opus"]);
+    assert!(
+        seen["opus"]["refused"].as_str().unwrap().contains("Ogg file"),
+        "{:#}",
+        seen["opus"]
+    );
     let models = json!(["meridian-asr", "meridian-tts", "meridian-realtime"]);
     assert_eq!(seen["models"]["listed"], models);
     assert_eq!(seen["models"]["retrieved"], "meridian-asr");
