@@ -1,11 +1,15 @@
 //! All DNS answers of one plan.
 
+mod edge_wire;
+
 use std::sync::Arc;
 
 use topology::{Moment, PlanNumber, Snapshot};
 
+pub(crate) use self::edge_wire::EdgeWire;
+use self::edge_wire::binding;
 use crate::{
-    Binding, Client, Geography, Pace, Record, RecordData, Soa, Steering, Ttl, Type,
+    Client, Geography, Pace, Record, RecordData, Soa, Steering, Ttl, Type,
     draw::{Drawn, NAMED_MAX},
     prefix::Key,
     service::{EdgeFacts, Placed, Pools},
@@ -50,53 +54,6 @@ pub(crate) struct PoolsByType {
     pub(crate) v6: Arc<Pools>,
     /// For HTTPS and SVCB.
     pub(crate) bound: Option<Arc<Pools>>,
-}
-
-/// The records of one edge, as bytes.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct EdgeWire {
-    v4: Vec<[u8; A_BYTES]>,
-    v6: Vec<[u8; AAAA_BYTES]>,
-    https: Box<[u8]>,
-    svcb: Box<[u8]>,
-}
-
-impl EdgeWire {
-    pub(crate) fn new(edge: &EdgeFacts, alpn: &Arc<[Box<str>]>) -> Self {
-        fn fixed<const N: usize>(data: &RecordData) -> [u8; N] {
-            let bytes = bytes(data);
-            let mut record = [0; N];
-            record.copy_from_slice(&bytes);
-            record
-        }
-        fn bytes(data: &RecordData) -> Vec<u8> {
-            let mut bytes = Vec::new();
-            wire::record(&mut bytes, 0, data, None);
-            bytes
-        }
-        let binding = binding(edge, 0, alpn);
-        Self {
-            v4: edge.v4.iter().map(|address| fixed(&RecordData::A(*address))).collect(),
-            v6: edge
-                .v6
-                .iter()
-                .map(|address| fixed(&RecordData::Aaaa(*address)))
-                .collect(),
-            https: bytes(&RecordData::Https(binding.clone())).into(),
-            svcb: bytes(&RecordData::Svcb(binding)).into(),
-        }
-    }
-}
-
-fn binding(edge: &EdgeFacts, priority: u16, alpn: &Arc<[Box<str>]>) -> Binding {
-    Binding {
-        priority,
-        target: edge.name.clone(),
-        alpn: alpn.clone(),
-        port: edge.port,
-        v4: edge.v4.clone(),
-        v6: edge.v6.clone(),
-    }
 }
 
 /// The answer to a question inside the zone.

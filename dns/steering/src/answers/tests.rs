@@ -191,7 +191,7 @@ fn bindings_name_the_choice_first_and_its_alternates_behind_it() {
             RecordData::Https(binding) | RecordData::Svcb(binding) => binding,
             other => panic!("{other}"),
         });
-        let bindings: Vec<&Binding> = bindings.collect();
+        let bindings: Vec<&crate::Binding> = bindings.collect();
         assert_eq!(bindings.iter().map(|it| it.priority).collect::<Vec<_>>(), [1, 2]);
         let dublin = bindings
             .iter()
