@@ -11,6 +11,7 @@ pub mod copy_turns;
 pub mod direction;
 pub mod end;
 pub mod frames;
+mod last_words;
 pub mod live;
 mod next_stack;
 pub mod open;

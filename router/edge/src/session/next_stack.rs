@@ -187,21 +187,114 @@ async fn wait_for_slot<'g>(
 #[cfg(test)]
 mod tests {
     use daemon::config::Rules as _;
+    use parking_lot::Mutex;
     use prometheus_client::registry::Registry;
     use topology::{fixtures::three_primaries, snapshot::digest};
+    use tracing::{Event, Subscriber, field::Visit};
+    use tracing_subscriber::{Layer, layer::Context, layer::SubscriberExt as _};
 
     use super::*;
-    use crate::{Config, metrics::Metrics};
+    use crate::{Config, metrics::Metrics, request_id::RequestId};
 
-    /// Regression: a stack that the edge ejected between the choice and the wait counted as one that was out all along. The session
-    /// waited for it until its deadline, while other stacks worked.
-    #[tokio::test(start_paused = true)]
-    async fn a_stack_that_went_out_since_it_was_picked_is_not_waited_for() {
+    fn edge() -> Arc<Edge> {
         let config: Config = daemon::config::parse("test", Config::EXAMPLE).unwrap();
         let edge = Edge::new(config, Metrics::new(&mut Registry::default()));
         let mut snapshot = three_primaries();
         snapshot.plan.documents = digest(&snapshot.topology, snapshot.dns_ttl_s, &snapshot.probe);
         edge.apply(&snapshot);
+        Arc::new(edge)
+    }
+
+    /// The times of the log lines about rounds in which no region took a session.
+    #[derive(Clone, Default)]
+    struct Rounds(Arc<Mutex<Vec<Instant>>>);
+
+    impl<S: Subscriber> Layer<S> for Rounds {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            event.record(&mut self.clone());
+        }
+    }
+
+    impl Visit for Rounds {
+        fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+            if field.name() == "message" && format!("{value:?}") == "no region goes on with a session" {
+                self.0.lock().push(Instant::now());
+            }
+        }
+    }
+
+    /// A region that comes back is found within two seconds, and not by all of its sessions at once.
+    #[tokio::test(start_paused = true)]
+    async fn a_session_asks_in_rounds_whose_pauses_are_random_and_bounded_with_one_log_line_each() {
+        let rounds = Rounds::default();
+        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(rounds.clone()));
+        let mut edge = edge();
+        let give_up_after = Duration::from_secs(600);
+        Arc::get_mut(&mut edge).unwrap().config.continuity.deadline = topology::document::Span(give_up_after);
+        let caller = Caller {
+            id: RequestId::random(),
+            session_key: "anna".into(),
+            user: "anna".into(),
+            holder: "anna".into(),
+            device: None,
+            place: None,
+            session: "sess_1".into(),
+            issued_at: daemon::clock::now(),
+            takes_events: false,
+        };
+        let wanted = Wanted {
+            caller: &caller,
+            version: "",
+            stays: None,
+            planned_only: false,
+            why: LeaveReason::Lost,
+        };
+        // A round without room ends before the network.
+        let has_no_room = async {
+            loop {
+                edge.admission.exhausted();
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let began = Instant::now();
+        let mut tried = Tried::default();
+        let found = tokio::select! {
+            biased;
+            () = has_no_room => unreachable!("it never ends"),
+            found = find_next(&edge, &wanted, b"", &mut tried) => found,
+        };
+        assert!(found.is_none());
+        let times = rounds.0.lock().clone();
+        let pauses: Vec<Duration> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        // About a second each, from the sixth on: 600 in all.
+        assert!((400..1_200).contains(&pauses.len()), "{} rounds", pauses.len());
+        assert!(times[0] == began && times[times.len() - 1] + ROUND_PAUSE_MAX >= began + give_up_after);
+        let mut longest = ROUND_PAUSE;
+        for (round, pause) in pauses.iter().enumerate() {
+            // A timer is on time to the millisecond.
+            assert!(*pause <= longest + Duration::from_millis(1), "round {round}: {pause:?}");
+            assert!(!pause.is_zero(), "round {round} has two lines");
+            longest = (2 * longest).min(ROUND_PAUSE_MAX);
+        }
+        assert_eq!(longest, Duration::from_secs(2));
+        let share = |low: f64, high: f64| {
+            let within = |pause: &&Duration| (low..=high).contains(&(pause.as_secs_f64() / 2.0));
+            pauses.iter().filter(within).count() as f64 / pauses.len() as f64
+        };
+        for quarter in [0.0, 0.25, 0.5, 0.75] {
+            let share = share(quarter, quarter + 0.2501);
+            assert!(
+                (0.15..0.35).contains(&share),
+                "{share} of the pauses from {quarter}: {pauses:?}"
+            );
+        }
+    }
+
+    /// Regression: a stack that the edge ejected between the choice and the wait counted as one that was out all along. The session
+    /// waited for it until its deadline, while other stacks worked.
+    #[tokio::test(start_paused = true)]
+    async fn a_stack_that_went_out_since_it_was_picked_is_not_waited_for() {
+        let edge = edge();
         let (table, tried, now) = (edge.table().unwrap(), Tried::default(), daemon::clock::now());
         let picked = edge
             .fleet

@@ -21,7 +21,7 @@ use futures_util::Stream;
 use identity::Link;
 use routing::{Decision, continuity::LeaveReason};
 use tokio::{
-    io::{AsyncRead as _, AsyncWriteExt as _, ReadBuf},
+    io::AsyncWriteExt as _,
     time::{Instant, Sleep, sleep_until, timeout},
 };
 use tungstenite::protocol::frame::coding::{CloseCode, Data, OpCode};
@@ -32,19 +32,16 @@ use crate::{
     fault::{Device, Event, Facts},
     request_id::RequestId,
     session::continuity::MovableState,
-    session::direction::{Direction, DirectionEnd, READ_BUFFER, Until},
+    session::direction::{Direction, DirectionEnd, Until},
     session::end::{End, Lost, Outcome, device_stop, region_stop},
     session::frames::{Sender, close_for_device, close_for_region, echo_for_device, frame_for_region},
+    session::last_words::LastWords,
     session::registry::Leave,
 };
 
 /// For this long after a device was blocked, the end of its region may be a consequence: a stack gives up a session that takes
 /// nothing after some ten seconds, and its Close frame may not get through.
 const BLOCKED_LATELY: Duration = Duration::from_secs(15);
-/// Most bytes that the edge searches for the Close frame of a region whose device takes nothing: more do not fit into a
-/// socket's buffer.
-const LAST_WORDS_BYTES_MAX: usize = 16 << 20;
-
 pub struct Relay<'a> {
     device: &'a mut dyn Io,
     region: Link,
@@ -52,9 +49,7 @@ pub struct Relay<'a> {
     to_device: Direction,
     region_writable: bool,
     /// The region is lost. The edge reads from it only to find its Close frame, and passes no byte on.
-    reads_last_words: bool,
-    /// The bytes that it has searched for the Close frame.
-    passed_over: usize,
+    last_words: Option<LastWords>,
     /// The time of the first Close frame; the other side has `close` from then on.
     closing_since: Option<(Instant, End)>,
     /// The state that lets the session move when its region is lost.
@@ -83,8 +78,7 @@ impl<'a> Relay<'a> {
             to_region: Direction::new(Sender::Device, frame_bytes_max, (of_region, of_device)),
             to_device: Direction::new(Sender::Region, frame_bytes_max, (of_device, of_region)),
             region_writable: true,
-            reads_last_words: false,
-            passed_over: 0,
+            last_words: None,
             closing_since: None,
             movable: None,
             asked: None,
@@ -186,8 +180,7 @@ impl<'a> Relay<'a> {
         }
         self.region = region;
         self.region_writable = true;
-        self.reads_last_words = false;
-        self.passed_over = 0;
+        self.last_words = None;
         self.closing_since = None;
         self.asked = None;
         self.to_region.out.pending = frame_for_region(OpCode::Data(Data::Binary), &handover.message);
@@ -266,7 +259,7 @@ impl<'a> Relay<'a> {
     ) -> Poll<End> {
         // The region first: its last bytes, perhaps a Close frame, explain why writing to it fails.
         let movable = self.movable.as_deref_mut();
-        let heard = if self.reads_last_words {
+        let heard = if self.last_words.is_some() {
             Poll::Pending
         } else {
             self.to_device
@@ -307,7 +300,7 @@ impl<'a> Relay<'a> {
             && self.movable().is_some()
             && self.to_device.is_blocked()
             && !self.to_device.out.scanner.closed();
-        if (is_cut_off || self.reads_last_words)
+        if (is_cut_off || self.last_words.is_some())
             && let Poll::Ready(end) = self.poll_last_words(cx)
         {
             return Poll::Ready(end);
@@ -330,51 +323,11 @@ impl<'a> Relay<'a> {
         self.poll_timer(cx, timer)
     }
 
-    /// Searches the last bytes of a lost region for its Close frame, while the device takes nothing: the reason stands in the region's
-    /// socket, behind the bytes that the device has yet to take. Those bytes are not lost, because another region sends again what
-    /// the device did not get.
-    ///
-    /// Once begun, this is the only reader: the scanner is ahead of the bytes that wait for the device, so it would misread the frames
-    /// of any other read.
+    /// Searches the last bytes of a lost region for its Close frame, while the device takes nothing. Once begun, this is the only reader:
+    /// the scanner is ahead of the bytes that wait for the device, so it would misread the frames of any other read.
     fn poll_last_words(&mut self, cx: &mut Context<'_>) -> Poll<End> {
-        self.reads_last_words = true;
-        let scanner = &mut self.to_device.out.scanner;
-        let region = &mut self.region;
-        let passed_over = &mut self.passed_over;
-        let said_last = READ_BUFFER.with_borrow_mut(|buffer| {
-            let mut sink = BytesMut::new();
-            loop {
-                let mut buffer = ReadBuf::new(&mut buffer[..]);
-                match ready!(Pin::new(&mut *region).poll_read(cx, &mut buffer)) {
-                    Ok(()) if !buffer.filled().is_empty() => {}
-                    Ok(()) => return Poll::Ready(Err(Lost::ended())),
-                    Err(error) => return Poll::Ready(Err(Lost::io(&error))),
-                }
-                sink.clear();
-                *passed_over += buffer.filled().len();
-                if let Err(violation) = scanner.push(buffer.filled(), &mut sink, false) {
-                    return Poll::Ready(Err(Lost::broken(violation)));
-                }
-                if scanner.closed() {
-                    return Poll::Ready(Ok(scanner.close_code()));
-                }
-                if *passed_over > LAST_WORDS_BYTES_MAX {
-                    return Poll::Ready(Err(Lost::ended()));
-                }
-            }
-        });
-        Poll::Ready(match ready!(said_last) {
-            Ok(Some(CloseCode::Away | CloseCode::Restart)) => End::RegionClosing,
-            // The region gave the device up, as this edge would soon.
-            Ok(Some(CloseCode::Policy)) => End::DeviceSlow,
-            Ok(code) => {
-                let code = code.unwrap_or(CloseCode::Status);
-                let why = format!("session closed with code {code} while the device took nothing");
-                let event = Event::Closed(code);
-                End::RegionLost(Lost { event, why })
-            }
-            Err(end) => end,
-        })
+        let last_words = self.last_words.get_or_insert_default();
+        last_words.poll(cx, &mut self.region, &mut self.to_device.out.scanner)
     }
 
     /// The end of a session that leaves the edge now. A turn in progress may end first, within limits.
@@ -593,7 +546,7 @@ impl<'a> Relay<'a> {
     async fn say_last(&mut self, close: &[u8], region_is_alive: bool, id: &RequestId) {
         let (limit, keeps_state) = (self.to_device.close_limit(self.close), self.movable.is_some());
         // The bytes that wait for the device may end inside a frame whose rest was searched and dropped.
-        let has_place = keeps_state || !self.reads_last_words;
+        let has_place = keeps_state || self.last_words.is_none();
         let to_device = &mut self.to_device;
         let (mut device, region) = (&mut *self.device, &mut self.region);
         let told = timeout(limit, async {

@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 
-use crate::support::{self, Fate, Stack, World, hang_means_failure, planned, planned_at, read_head, region};
+use crate::support::{
+    self, Fate, HANGS_AFTER, Stack, World, alone::done_in_own_process, hang_means_failure, log::Log, planned,
+    planned_at, read_head, region,
+};
 use bytes::{Bytes, BytesMut};
 use edge::{
     Edge,
@@ -433,6 +436,46 @@ async fn a_region_that_dies_while_its_device_takes_nothing_is_left_and_not_blame
         assert!(matches!(end, End::RegionLost(_)), "{session:?}: {end:?}");
         assert_eq!(end.why_to_move(), Some(LeaveReason::Lost));
         assert_eq!(fault, Some(Fault::Device), "{session:?}");
+    }
+}
+
+/// A stack gives a device up after some seconds without progress, and its Close may not get through. A device that was that slow a
+/// moment ago explains the end of its region; one that has kept pace since then does not.
+#[tokio::test]
+async fn a_region_that_ends_soon_after_its_device_was_blocked_is_not_blamed_and_later_it_is() {
+    for (session, reads_for, fault) in [
+        (Session::Kept, Duration::ZERO, Fault::Device),
+        (Session::Plain, Duration::ZERO, Fault::Device),
+        (Session::Kept, Duration::from_secs(10), Fault::Device),
+        (Session::Kept, Duration::from_secs(16), Fault::Region),
+        (Session::Plain, Duration::from_secs(16), Fault::Region),
+    ] {
+        // Nobody says anything while time passes.
+        let patient =
+            "timeouts.idle = '5m'\ncontinuity = { silence_busy = '5m', silence_active = '5m', silence_idle = '5m' }";
+        let line = PlayedSession::new(patient, session).await;
+        let ended = line.ends(async |mut device, mut region| {
+            let told = vec![event(); 40].concat();
+            region.write_all(&checkpoint()).await.unwrap();
+            region.write_all(&told).await.unwrap();
+            // The device takes nothing for longer than a burst lasts, and then everything.
+            device.read_u8().await.unwrap();
+            tokio::time::sleep(Duration::from_millis(1_500)).await;
+            let skipped = if session == Session::Plain {
+                checkpoint().len()
+            } else {
+                0
+            };
+            device.read_exact(&mut vec![0; skipped + told.len() - 1]).await.unwrap();
+            tokio::time::pause();
+            tokio::time::advance(reads_for).await;
+            tokio::time::resume();
+            (device, None)
+        });
+        let ended = tokio::time::timeout(reads_for + HANGS_AFTER, ended).await;
+        let (end, blamed) = ended.expect("it hangs");
+        assert!(matches!(end, End::RegionLost(_)), "{session:?} {reads_for:?}: {end:?}");
+        assert_eq!(blamed, Some(fault), "{session:?} {reads_for:?}");
     }
 }
 
@@ -967,9 +1010,13 @@ async fn a_stack_that_declines_a_session_of_another_is_not_blamed_and_not_asked_
     assert!(!ejected.contains("eu-central"), "{ejected}");
 }
 
-/// Three hundred sessions once asked for 14,756 connections a second together.
+/// Three hundred sessions once asked for 14,756 connections a second together, and wrote 74,258 lines in five seconds.
 #[tokio::test]
 async fn sessions_that_look_for_a_region_ask_a_few_times_and_not_all_the_time() {
+    if done_in_own_process("blame::sessions_that_look_for_a_region_ask_a_few_times_and_not_all_the_time") {
+        return;
+    }
+    let log = Log::begin();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let home = listener.local_addr().unwrap();
     let (dies, mut is_dead) = tokio::sync::watch::channel(false);
@@ -1012,6 +1059,20 @@ async fn sessions_that_look_for_a_region_ask_a_few_times_and_not_all_the_time() 
         (20.0..20.0 * 20.0).contains(&asked),
         "{asked} connections of 20 sessions in 3 s"
     );
+    // A round is one line, whatever it asked; the others are the ends of the sessions and the ejections of their stacks.
+    let lines = log.lines();
+    let (rounds, others): (Vec<_>, Vec<_>) = lines
+        .iter()
+        .filter(|line| line["level"] != "DEBUG")
+        .partition(|line| line["message"] == "no region goes on with a session");
+    // The last round of a session may end before its line, or before it asked all.
+    let apart = (rounds.len() as f64 - asked).abs();
+    assert!(
+        apart <= sessions.len() as f64,
+        "{} lines of {asked} rounds",
+        rounds.len()
+    );
+    assert!(others.len() < 2 * sessions.len(), "{others:#?}");
 }
 
 #[tokio::test]

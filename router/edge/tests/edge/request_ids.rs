@@ -1,74 +1,11 @@
 //! The id of a request or session: the same at the device, in the region and in every line of this edge's log. In a process of
 //! its own, whose log it reads.
 
-use std::{io, net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
 
-use crate::support::{Fate, Stack, World, alone::done_in_own_process, hang_means_failure, open};
-use daemon::telemetry::{self, Format};
-use parking_lot::Mutex;
+use crate::support::{Fate, Stack, World, alone::done_in_own_process, hang_means_failure, log::Log, open};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
-use tracing_subscriber::{EnvFilter, layer::SubscriberExt as _, util::SubscriberInitExt as _};
-
-/// The log of the process, in both forms.
-#[derive(Clone, Default)]
-struct Log {
-    json: Written,
-    text: Written,
-}
-
-#[derive(Clone, Default)]
-struct Written(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Written {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn begin() -> Self {
-        let log = Self::default();
-        let (json, text) = (log.json.clone(), log.text.clone());
-        tracing_subscriber::registry()
-            .with(EnvFilter::new("edge=debug"))
-            .with(telemetry::layer(Format::Pretty, false, move || text.clone()))
-            .with(telemetry::layer(Format::Json, false, move || json.clone()))
-            .init();
-        log
-    }
-
-    /// The log messages about one request. One search finds as many lines for people.
-    fn of(&self, id: &str) -> Vec<String> {
-        let (lines, found) = (self.lines(), self.found(id));
-        let mine = lines.iter().filter(|line| line["request_id"] == id);
-        let mine: Vec<String> = mine.map(|line| line["message"].as_str().unwrap().to_owned()).collect();
-        // Lines for people are written first, and were read last.
-        assert!(found >= mine.len(), "{id}: {mine:?} and {found} lines for people");
-        mine
-    }
-
-    /// The number of lines for people that name a request.
-    fn found(&self, id: &str) -> usize {
-        let text = String::from_utf8(self.text.0.lock().clone()).unwrap();
-        let named = format!("request_id={id}");
-        let names = |line: &&str| line.split([' ', '{', '}']).any(|word| word == named);
-        text.lines().filter(names).count()
-    }
-
-    fn lines(&self) -> Vec<serde_json::Value> {
-        let text = String::from_utf8(self.json.0.lock().clone()).unwrap();
-        let lines = text.lines().map(|line| serde_json::from_str(line).unwrap());
-        lines
-            .filter(|line: &serde_json::Value| line["target"].as_str().unwrap().starts_with("edge"))
-            .collect()
-    }
-}
 
 fn id_of(answer: &str) -> String {
     let head = answer.split("\r\n\r\n").next().unwrap().to_lowercase();

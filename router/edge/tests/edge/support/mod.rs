@@ -14,6 +14,7 @@ pub mod calls;
 pub mod hang;
 pub mod http;
 pub mod lateness;
+pub mod log;
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
