@@ -14,8 +14,7 @@ use crate::{
     edges::{self, Emptied},
     exit::{self, Failure},
     length::parse_length,
-    output::Output,
-    output::print,
+    output::{Output, complain, print},
     present, texts,
 };
 
@@ -238,10 +237,10 @@ pub(crate) async fn act(
             id,
             ..
         } = action;
-        eprintln!(
-            "meridian: plan {spreads} is decided, and {edges_acknowledged} of {edges} edges that DNS names apply it so far; \
+        complain(&format!(
+            "plan {spreads} is decided, and {edges_acknowledged} of {edges} edges that DNS names apply it so far; \
              `meridian status` names those that have not, `meridian wait {id}` waits for them"
-        );
+        ));
         return Ok(exit::of_phase(&action.phase));
     }
     match (&reply.action, because.wait) {
@@ -417,10 +416,10 @@ pub(crate) async fn wait(
         };
         let over = !matches!(action.phase.as_str(), "running" | "awaiting-approval");
         if !over && left.is_zero() && output == Output::Table {
-            eprintln!(
-                "meridian: action {id} is not over after {} s; wait on with `meridian wait {id}`",
+            complain(&format!(
+                "action {id} is not over after {} s; wait on with `meridian wait {id}`",
                 wait_max.as_secs()
-            );
+            ));
         }
         if over || left.is_zero() {
             print(&present::waited(&action, output));

@@ -12,7 +12,11 @@ use reqwest::{Client, Url};
 use serde::Deserialize;
 use tokio::time::{Instant, sleep};
 
-use crate::{exit::Failure, output::Output, output::print, texts};
+use crate::{
+    exit::Failure,
+    output::{Output, complain, print},
+    texts,
+};
 
 /// Per request. An edge answers `/sessions` from memory, so five seconds of silence mean that it is not there.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -123,7 +127,7 @@ pub(crate) async fn watch(
         let (left, silent) = count_remaining(&client, edges, emptied).await;
         if !silent.is_empty() && reported.is_none() {
             let silent: Vec<&str> = silent.iter().map(String::as_str).collect();
-            eprintln!("meridian: {} does not report its sessions", silent.join(" and "));
+            complain(&format!("{} does not report its sessions", silent.join(" and ")));
         }
         let bar = bar.get_or_insert_with(|| progress(left, emptied));
         bar.set_length(bar.length().unwrap_or(0).max(left));
@@ -143,7 +147,7 @@ pub(crate) async fn watch(
             if output == Output::Table {
                 match left {
                     0 => print(&format!("{emptied} is empty")),
-                    left => eprintln!("meridian: {emptied} still has {left} sessions; {}", emptied.why_left()),
+                    left => complain(&format!("{emptied} still has {left} sessions; {}", emptied.why_left())),
                 }
             }
             return Ok(left == 0);
@@ -157,5 +161,5 @@ fn progress(sessions: u64, emptied: &Emptied) -> ProgressBar {
     let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(sessions)
         .with_style(style)
-        .with_message(emptied.to_string())
+        .with_message(topology::text::for_terminal(&emptied.to_string()).into_owned())
 }

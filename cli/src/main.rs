@@ -36,19 +36,17 @@ mod zone_key;
 
 use std::{process::ExitCode, sync::Arc};
 
-use api::v1;
-use clap::Parser as _;
-
 use crate::{
     exit::Failure,
     options::{Demo, Options, Verb},
-    output::{Output, print},
+    output::{Output, complain, print},
     reach::Reach,
 };
+use api::v1;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let options = Options::parse();
+    let options: Options = output::options();
     // Commands print their own results. Logs would mix with them, so only RUST_LOG turns logs on.
     if std::env::var_os("RUST_LOG").is_some() {
         daemon::telemetry::init(daemon::telemetry::Format::Pretty);
@@ -56,7 +54,7 @@ async fn main() -> ExitCode {
     match run(options).await {
         Ok(code) => code,
         Err(failure) => {
-            eprintln!("meridian: {:#}", failure.error);
+            complain(&format!("{:#}", failure.error));
             failure.code.into()
         }
     }

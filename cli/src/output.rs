@@ -1,6 +1,10 @@
-//! Results of commands, on the standard output.
+//! Results of commands, on the standard output, and their complaints, on the standard error. No other file prints, because the text
+//! may be another person's: a reason, an author, the answer of a server.
 
-use clap::ValueEnum;
+use std::ffi::OsString;
+
+use clap::{Parser, ValueEnum};
+use topology::text::for_terminal;
 
 /// Format of results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -14,7 +18,29 @@ pub(crate) enum Output {
 /// Prints a result. The reader may have closed the pipe (`| head`); that is no failure of the command.
 pub(crate) fn print(text: &str) {
     use std::io::Write as _;
-    // Reasons and authors are other people's text: escape control characters.
-    let text = topology::text::for_terminal(text.trim_end());
+    let text = for_terminal(text.trim_end());
     let _ = writeln!(std::io::stdout(), "{text}");
+}
+
+/// Prints an error, or what the person should know beside the result.
+pub(crate) fn complain(text: &str) {
+    use std::io::Write as _;
+    let text = for_terminal(text.trim_end());
+    let _ = writeln!(std::io::stderr(), "meridian: {text}");
+}
+
+/// Reads the command line. A wrong one, or a request for help, is answered here and ends the process.
+pub(crate) fn options<O: Parser>() -> O {
+    let error = match O::try_parse() {
+        Ok(options) => return options,
+        Err(error) => error,
+    };
+    let is_hidden = |argument: OsString| argument.to_string_lossy().contains(topology::text::is_hidden);
+    if error.use_stderr() && std::env::args_os().skip(1).any(is_hidden) {
+        use std::io::Write as _;
+        // clap colours its answer and quotes the argument as it is. Without colours nothing else in it moves the cursor.
+        let _ = writeln!(std::io::stderr(), "{}", for_terminal(error.to_string().trim_end()));
+        std::process::exit(error.exit_code());
+    }
+    error.exit()
 }

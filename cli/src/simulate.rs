@@ -12,7 +12,11 @@ use serde_json::json;
 use simulator::Scenario;
 use topology::{Policy, RegionId, Topology, fixtures::three_primaries};
 
-use crate::{exit::Failure, output::Output, output::print, present, texts};
+use crate::{
+    exit::Failure,
+    output::{Output, complain, print},
+    present, texts,
+};
 
 /// The documents that a scenario is played with.
 #[derive(Debug, Args)]
@@ -55,7 +59,7 @@ pub(crate) fn play(file: &Path, documents: &DocumentFiles, output: Output) -> Re
     let mut passed = true;
     for complaint in broken.chain(unmet) {
         passed = false;
-        eprintln!("meridian: {}:{complaint}", file.display());
+        complain(&format!("{}:{complaint}", file.display()));
     }
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -102,6 +102,8 @@ impl Narrator {
     }
 
     fn write(&self, text: &str, bold: bool) {
+        // Replies are the text of a stack; on a terminal they could move the cursor.
+        let text = &*topology::text::for_terminal(text);
         let mut narration = self.narration();
         narration.story.push_str(text);
         let mut out = std::io::stdout().lock();
@@ -136,5 +138,12 @@ mod tests {
         narrator.say_at(kill + Duration::from_secs(3), "three");
         let expected = "1. Calls\n      1.5 s  one\n             two\n     +3.0 s  three";
         assert_eq!(narrator.story(), expected);
+    }
+
+    #[test]
+    fn a_reply_cannot_clear_the_screen() {
+        let narrator = Narrator::silent();
+        narrator.show("reply: \u{1b}[2J it is noon");
+        assert_eq!(narrator.story(), "reply: \\u{1b}[2J it is noon");
     }
 }

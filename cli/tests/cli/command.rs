@@ -148,6 +148,10 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
     // One shell is one person, whatever name it gives.
     let as_bob = ["approve", "move-2", "--reason", "agreed", "--author", "bob"];
     run(&as_bob, 1, "the certificate is alice's, and the request says \"bob\"");
+    // The refusal quotes the request, whose escapes must not reach the terminal.
+    let odd = ["freeze", "--for", "5m", "--reason", "x", "--author", "a\u{1b}[2Jb"];
+    let refused = run(&odd, 1, "a\\u{1b}[2Jb");
+    assert!(!refused.contains('\u{1b}'), "{refused:?}");
     run(
         &["login", "bob", "--roles", "approver"],
         0,
@@ -368,6 +372,29 @@ fn one_world_is_used_as_people_use_it_and_nothing_is_left_of_it() {
     child.wait().unwrap();
     wait_until_gone(&record);
     assert_eq!(meridian(&state_dir, &["status"]).status.code(), Some(5));
+}
+
+/// Arguments, paths and answers of servers may be another person's text, copied from a ticket or a log: it is shown, and does not
+/// move the cursor or clear the screen.
+#[test]
+fn an_error_shows_hidden_letters_of_a_text_and_does_not_obey_them() {
+    let odd = "a\u{1b}[2Jb";
+    let cases: [(&[&str], i32, &str); 6] = [
+        (&["explain", "reason", odd], 2, "a\\u{1b}[2Jb"),
+        (&["simulate", odd], 1, "a\\u{1b}[2Jb"),
+        (&["topology", "validate", odd], 1, "a\\u{1b}[2Jb"),
+        (&["status", "--state-dir", odd], 5, "a\\u{1b}[2Jb"),
+        // clap answers these by itself.
+        (&[odd], 2, "unrecognized subcommand"),
+        (&["freeze", "--reason", "x", "--for", odd], 2, "--for"),
+    ];
+    for (arguments, code, says) in cases {
+        let output = as_person("alice").args(arguments).output().unwrap();
+        let said = text(&output);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {said}");
+        assert!(said.contains(says), "{arguments:?}: {said}");
+        assert!(!said.contains('\u{1b}'), "{arguments:?}: {said:?}");
+    }
 }
 
 /// Every command has its man page and stands in the completions, as `meridian help` lists it.

@@ -103,6 +103,31 @@ fn has_sentence(arguments: &str) -> bool {
     quoted.into_iter().any(|text| text.trim().contains(' '))
 }
 
+/// The only file of the command that writes to the terminal, because it escapes hidden letters; and a script for a shell, which has none.
+const PRINT: [&str; 2] = ["cli/src/output.rs", "cli/src/manual.rs"];
+
+#[test]
+fn the_command_prints_through_one_door() {
+    let mut elsewhere = Vec::new();
+    for (path, text) in sources() {
+        if !path.starts_with("cli/src/") || PRINT.contains(&path.as_str()) {
+            continue;
+        }
+        let code = text.split("#[cfg(test)]").next().unwrap();
+        let ways = ["println!(", "print!(", "io::stdout", "io::stderr", "dbg!("];
+        elsewhere.extend(
+            ways.iter()
+                .filter(|way| code.contains(*way))
+                .map(|way| format!("{path}: {way}")),
+        );
+    }
+    assert!(
+        elsewhere.is_empty(),
+        "print with output::print or output::complain, which show hidden letters instead of obeying them:\n{}",
+        elsewhere.join("\n")
+    );
+}
+
 #[test]
 fn every_warning_of_a_log_stands_in_a_table() {
     let mut elsewhere = Vec::new();
