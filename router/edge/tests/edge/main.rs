@@ -9,6 +9,7 @@ mod continuity;
 mod devices;
 mod exhausted_http;
 mod exhaustion;
+mod fleet;
 mod forwarding;
 mod http2;
 mod load;

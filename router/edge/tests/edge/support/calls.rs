@@ -1,5 +1,7 @@
 //! gRPC as a stack and a device see it: HTTP/2, and a status in the trailers. What is in the messages does not matter to an edge.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use h2::{RecvStream, SendStream, client::ResponseFuture, server::SendResponse};
 use http::{HeaderMap, Request, Response};
@@ -17,14 +19,20 @@ const ANSWER_BYTES: usize = 40_000;
 
 /// A stack's end of a connection: each call is taken to its end, and answered then.
 pub async fn serve(io: impl AsyncRead + AsyncWrite + Unpin) -> Option<()> {
+    serve_after(io, Duration::ZERO).await
+}
+
+/// The same after a pause in which nothing of a call is read.
+pub async fn serve_after(io: impl AsyncRead + AsyncWrite + Unpin, pause: Duration) -> Option<()> {
     let mut connection = h2::server::handshake(io).await.ok()?;
     while let Some(Ok((request, respond))) = connection.accept().await {
-        tokio::spawn(answer(request.into_body(), respond));
+        tokio::spawn(answer(request.into_body(), respond, pause));
     }
     Some(())
 }
 
-async fn answer(mut body: RecvStream, mut respond: SendResponse<Bytes>) -> Option<()> {
+async fn answer(mut body: RecvStream, mut respond: SendResponse<Bytes>, pause: Duration) -> Option<()> {
+    tokio::time::sleep(pause).await;
     while let Some(part) = body.data().await {
         body.flow_control().release_capacity(part.ok()?.len()).ok()?;
     }

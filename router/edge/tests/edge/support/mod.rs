@@ -16,7 +16,7 @@ pub mod http;
 pub mod lateness;
 pub mod log;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use edge::{
     Config, Edge, accept::documents::Documents, accept::listener, accept::tls::Tls, accept::workers::Workers,
@@ -32,6 +32,7 @@ use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
     sync::oneshot,
     task::JoinHandle,
+    time::timeout,
 };
 use tokio_tungstenite::{
     WebSocketStream, client_async,
@@ -92,7 +93,35 @@ pub enum Stack {
     ServesSwitching,
     /// Answers every request, also for a session, with bytes that are not HTTP.
     Babbles,
+    /// Accepts, and resets the connection as soon as something comes.
+    Resets,
+    /// Serves sessions and calls, and fails every other request in this way.
+    ServesBadly(Badly),
+    /// Serves all, and reads nothing of the body of a call for so many seconds.
+    ServesCallsAfter(u64),
 }
+
+/// The ways in which a stack fails requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Badly {
+    /// It closes the connection without an answer.
+    Ends,
+    /// It closes the connection in the middle of its answer.
+    BreaksOff,
+    /// It keeps a connection after its answer, and closes it when the next request comes.
+    ClosesKept,
+    /// It says nothing.
+    SaysNothing,
+    /// It answers all but `/health`, where it says 503.
+    IsIll,
+}
+
+/// A device says this to a stack that talks: the stack says a lot, closes with 1008, and is gone.
+pub const GIVE_ME_UP: &str = "give me up";
+/// The same without the Close.
+pub const DIE: &str = "die";
+/// More than the buffers between an edge and a device that takes nothing.
+const LOT_BYTES: usize = 4 << 20;
 
 /// The fate of a stack that talks, in each of its sessions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,17 +264,30 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
             let _ = tcp.read(&mut [0; 16]).await;
         }
         Stack::Talks(fate) => Box::pin(talk(tcp, fate)).await?,
-        Stack::Serves(_) | Stack::ServesNonsense | Stack::ServesSwitching => {
+        Stack::Resets => {
+            // Closed with something unread in it, a connection is reset.
+            tcp.readable().await.ok()?;
+        }
+        Stack::Serves(_)
+        | Stack::ServesNonsense
+        | Stack::ServesSwitching
+        | Stack::ServesBadly(_)
+        | Stack::ServesCallsAfter(_) => {
             let begins = {
                 let mut head = [0; 4096];
                 let length = tcp.peek(&mut head).await.ok()?;
                 String::from_utf8_lossy(&head[..length]).to_lowercase()
             };
             if begins.starts_with("pri * http/2") {
-                return calls::serve(tcp).await;
+                let pause = match behaviour {
+                    Stack::ServesCallsAfter(seconds) => Duration::from_secs(seconds),
+                    _ => Duration::ZERO,
+                };
+                return calls::serve_after(tcp, pause).await;
             }
             let asks_for_a_session = begins.contains("upgrade: websocket");
             let behaviour = match behaviour {
+                Stack::ServesBadly(badly) if !asks_for_a_session => return answer_badly(tcp, badly).await,
                 Stack::Serves(fate) if asks_for_a_session => Stack::Talks(fate),
                 _ if asks_for_a_session => Stack::Talks(Fate::Lives),
                 Stack::ServesNonsense => Stack::Babbles,
@@ -281,6 +323,30 @@ async fn behave(behaviour: Stack, mut tcp: TcpStream) -> Option<()> {
         },
     }
     Some(())
+}
+
+async fn answer_badly(mut tcp: TcpStream, badly: Badly) -> Option<()> {
+    loop {
+        let (head, _) = http::request(&mut tcp).await?;
+        let answer = match badly {
+            Badly::Ends => return None,
+            Badly::SaysNothing => std::future::pending().await,
+            Badly::BreaksOff => {
+                let begins = "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nhalf";
+                tcp.write_all(begins.as_bytes()).await.ok()?;
+                return None;
+            }
+            Badly::IsIll if head.starts_with("GET /health ") => {
+                "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 3\r\n\r\nill"
+            }
+            Badly::IsIll | Badly::ClosesKept => "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nwell",
+        };
+        tcp.write_all(answer.as_bytes()).await.ok()?;
+        if badly == Badly::ClosesKept {
+            read_head(&mut tcp).await?;
+            return None;
+        }
+    }
 }
 
 fn load(sessions: u32) -> String {
@@ -370,6 +436,9 @@ impl Talk {
             }
         };
         self.consumed += 1;
+        if let GIVE_ME_UP | DIE = text.as_str() {
+            return self.talk_and_go(text.as_str()).await;
+        }
         match self.fate {
             Fate::DiesAfterMessages(messages) if messages == self.consumed => return None,
             Fate::FreezesAfterMessages(messages) if messages == self.consumed => std::future::pending().await,
@@ -380,6 +449,26 @@ impl Talk {
             self.turn.push(text.to_string());
         }
         Some(ends)
+    }
+
+    /// Says a lot, without waiting for a device that takes nothing, and ends the session.
+    async fn talk_and_go(&mut self, why: &str) -> Option<bool> {
+        // The next stack does not hear the words again that ended this session.
+        self.turn_from = self.consumed;
+        self.report().await?;
+        let says = async {
+            let words = "x".repeat(8_000);
+            for _ in 0..LOT_BYTES / words.len() {
+                self.socket.send(Message::text(words.as_str())).await.ok()?;
+            }
+            let (code, reason) = (CloseCode::Policy, "you read too slowly".into());
+            if why == GIVE_ME_UP {
+                self.socket.close(Some(CloseFrame { code, reason })).await.ok()?;
+            }
+            Some(())
+        };
+        let _ = timeout(Duration::from_millis(500), says).await;
+        None
     }
 
     async fn listen(&mut self) -> Option<()> {
