@@ -733,7 +733,7 @@ struct OpenFiles(Rlimit);
 
 impl Drop for OpenFiles {
     fn drop(&mut self) {
-        setrlimit(Resource::Nofile, self.0.clone()).unwrap();
+        setrlimit(Resource::Nofile, self.0).unwrap();
     }
 }
 
