@@ -7,7 +7,9 @@
 
 use std::{
     cell::RefCell,
-    fmt, io,
+    fmt,
+    future::poll_fn,
+    io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -260,11 +262,17 @@ impl TlsSocket {
     /// The next opened bytes, which stay; none at the end of the connection.
     pub(crate) async fn peek(&mut self) -> io::Result<&[u8]> {
         if self.opened.is_empty() {
-            let mut first = [0; 4096];
-            let length = self.read(&mut first).await?;
-            // In front of the bytes that had no room.
-            let behind = std::mem::replace(&mut self.opened, BytesMut::from(&first[..length]));
-            self.opened.extend_from_slice(&behind);
+            poll_fn(|cx| {
+                // On the stack: in the future it would be part of every session.
+                let mut first = [0; 1024];
+                let mut buffer = ReadBuf::new(&mut first);
+                ready!(Pin::new(&mut *self).poll_read(cx, &mut buffer))?;
+                // In front of the bytes that had no room.
+                let behind = std::mem::replace(&mut self.opened, BytesMut::from(buffer.filled()));
+                self.opened.extend_from_slice(&behind);
+                Poll::Ready(io::Result::Ok(()))
+            })
+            .await?;
         }
         Ok(&self.opened)
     }
@@ -280,11 +288,11 @@ impl TlsSocket {
                 Ok(taken) => {
                     incoming.advance(taken.bytes);
                     self.peer_has_closed |= taken.peer_has_closed;
-                    std::future::poll_fn(|cx| self.poll_send(cx)).await?;
+                    poll_fn(|cx| self.poll_send(cx)).await?;
                 }
                 Err(error) => {
                     // The alert leaves now or never, and the error is not that of the socket.
-                    std::future::poll_fn(|cx| Poll::Ready(self.poll_send(cx).is_ready())).await;
+                    poll_fn(|cx| Poll::Ready(self.poll_send(cx).is_ready())).await;
                     return Err(invalid(error));
                 }
             }

@@ -250,7 +250,7 @@ async fn a_byte_that_was_changed_on_the_way_ends_the_connection() {
             };
             echo(link, seed).await.unwrap()
         };
-        let (edge, stack) = soon(async { tokio::join!(edge, stack) }).await;
+        let (edge, stack) = soon(Box::pin(async { tokio::join!(edge, stack) })).await;
         failed += usize::from(edge.is_err() || stack.is_err());
     }
     assert!(
