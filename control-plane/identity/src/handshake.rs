@@ -61,7 +61,7 @@ impl Identity {
         let tls = TlsSocket::accept(config, tcp).await;
         let tls = tls.map_err(|(error, tcp)| (error, Some(tcp)))?;
         // The handshake verified the chain, or an earlier one did whose session is resumed.
-        let shown = self.resumed(tls.peer_certificates());
+        let shown = self.linked(tls.peer_certificates());
         let shown = shown.map_err(|error| (std::io::Error::other(error), None))?;
         Ok((tls, shown))
     }

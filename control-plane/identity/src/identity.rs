@@ -25,6 +25,7 @@ use crate::{
     Peer, PeerId, Rejected, Role,
     ca::Credential,
     files::{Files, Pem},
+    grace::{ExpiredPeers, believes_expired},
     shown::Shown,
     signature::{BadSignature, Signature},
     state::State,
@@ -45,6 +46,7 @@ pub struct Identity {
     changes: watch::Sender<()>,
     /// Counts them.
     generation: AtomicU64,
+    expired_peers: ExpiredPeers,
 }
 
 /// The content of the files.
@@ -85,10 +87,10 @@ impl Identity {
     /// A file cannot be read, or the files do not fit each other.
     pub fn load(files: Files, now: fn() -> Moment) -> Result<Arc<Self>, Rejected> {
         let mut pem = files.read()?;
-        let state = match State::of(&files, &pem, now()) {
+        let state = match State::of(&files, &pem, now, None) {
             // The writer was interrupted between the two: the new certificate lies beside its place.
             Err(Rejected::Key { key, certificate, why }) => {
-                match files.finish_writing(&mut pem, |pem| State::of(&files, pem, now()).ok()) {
+                match files.finish_writing(&mut pem, |pem| State::of(&files, pem, now, None).ok()) {
                     Some(state) => state,
                     None => return Err(Rejected::Key { key, certificate, why }),
                 }
@@ -112,6 +114,7 @@ impl Identity {
             }),
             changes: watch::Sender::new(()),
             generation: AtomicU64::new(0),
+            expired_peers: ExpiredPeers::default(),
         }))
     }
 
@@ -207,7 +210,7 @@ impl Identity {
         let now = (self.now)();
         let certificate = self.files.certificate.display();
         let judged = read.map_err(Rejected::from).and_then(|new| {
-            let state = State::of(&self.files, &new, now)?;
+            let state = State::of(&self.files, &new, self.now, Some(&**self.state.load()))?;
             self.replaceable_by(&state, now)?;
             Ok((state, new))
         });
@@ -280,7 +283,7 @@ impl Identity {
             trust: looked.taken.trust.clone(),
         };
         let now = (self.now)();
-        let state = State::of(&self.files, &pem, now)?;
+        let state = State::of(&self.files, &pem, self.now, Some(&**self.state.load()))?;
         self.replaceable_by(&state, now)?;
         self.files.write(credential)?;
         *looked = Looked {
@@ -338,26 +341,44 @@ impl Identity {
         self.state.load()
     }
 
-    /// A peer whose chain was verified, now or when the session began that is resumed. Only time has passed since: a new trust begins
-    /// with no session.
-    pub(crate) fn resumed(&self, chain: Option<&[CertificateDer<'static>]>) -> Result<Arc<Shown>, BadPeer> {
-        let shown = self.state.load().known.holder(chain.unwrap_or_default())?;
-        if shown.peer.until <= (self.now)() {
-            return Err(BadPeer::Expired(shown.peer.until));
+    /// The other end of a link between edge and stack, whose chain was verified, now or when the session began that is resumed. Only
+    /// time has passed since: a new trust begins with no session.
+    pub(crate) fn linked(&self, chain: Option<&[CertificateDer<'static>]>) -> Result<Arc<Shown>, BadPeer> {
+        let state = self.state.load();
+        let shown = state.known.holder(chain.unwrap_or_default(), |shown| {
+            // The chain was verified at a time at which it was valid, which may be over.
+            let at = Moment((self.now)().0.min(shown.life.until.0).max(shown.life.from.0));
+            state.check(&shown.chain, at).map(|peer| peer.root).unwrap_or_default()
+        })?;
+        if shown.life.until <= (self.now)() {
+            if !self.believes_on_link(&shown) {
+                return Err(BadPeer::Expired(shown.life.until));
+            }
+            self.expired_peers.add(&shown.peer, shown.life.until);
         }
         Ok(shown)
+    }
+
+    /// True if the end of the peer's certificate has not come, or does not count on a link now.
+    pub(crate) fn believes_on_link(&self, shown: &Shown) -> bool {
+        let (now, issuing) = ((self.now)(), self.state.load().issuing);
+        now < shown.life.until || believes_expired(shown.life.until, issuing, now)
+    }
+
+    /// The number of links so far that this process opened or accepted although the certificate of the peer had ended.
+    pub fn expired_peers(&self) -> u64 {
+        self.expired_peers.count()
     }
 
     /// A peer whose chain is verified here and now.
     pub(crate) fn verified(&self, chain: &[CertificateDer<'static>]) -> Result<Arc<Shown>, BadPeer> {
         let peer = self.state.load().check(chain, (self.now)())?;
-        let chain = chain.to_vec();
-        Ok(Arc::new(Shown { peer, chain }))
+        Ok(Arc::new(Shown::new(peer, chain)))
     }
 
     /// True if a root that is trusted leads to the peer's certificate, also after its end.
     pub(crate) fn rests_on_trusted_root(&self, shown: &Shown) -> bool {
-        let at = (self.now)().0.clamp(shown.peer.from.0, shown.peer.until.0);
+        let at = (self.now)().0.min(shown.life.until.0).max(shown.life.from.0);
         self.state.load().trusts(&shown.chain, Moment(at))
     }
 

@@ -12,6 +12,7 @@ pub mod certificate;
 mod connection;
 mod early;
 pub mod files;
+mod grace;
 mod grant;
 mod handshake;
 mod id;
@@ -39,6 +40,7 @@ mod verifier;
 
 pub use authorise::{Call, Denied, authorise};
 pub use connection::{Caller, Connection};
+pub use grace::{GRACE, Issuing, RECOVERY, Validity, believes_expired};
 pub use grant::{Grant, OperatorRole};
 pub use handshake::ConnectError;
 pub use id::{BadId, PeerId, Role};

@@ -173,7 +173,7 @@ impl Identity {
         let name = ServerName::IpAddress(stack.ip().into());
         let connecting = TlsSocket::connect(config, name, vec![speaks.alpn().to_vec()], tcp);
         let mut tls = connecting.await.map_err(|error| doubted(error, false))?;
-        let shown = self.resumed(tls.peer_certificates()).map_err(unproven)?;
+        let shown = self.linked(tls.peer_certificates()).map_err(unproven)?;
         // Again, for a session that was resumed.
         let serves = Call::Serve {
             region: region.as_str(),
@@ -333,21 +333,31 @@ impl Link {
 }
 
 impl PeerProof {
-    /// True if the certificate of the peer has ended.
+    /// True if the certificate of the peer has ended, and its end counts.
     fn is_over(&self) -> bool {
-        self.identity.left(&self.shown).is_zero()
+        !self.identity.believes_on_link(&self.shown)
     }
 
     /// Returns when the certificate of the peer, or the one that this process showed, has ended: a connection that is used on and on
-    /// must be opened anew then.
+    /// must be opened anew then. While nobody renews certificates it stays, because a new one would begin with the same.
     pub async fn over(&self) {
-        let own = self.identity.own().until;
+        let own = self.identity.own();
+        let mut changes = self.identity.changes();
         loop {
-            let left = self.identity.left(&self.shown).min(self.identity.until(own));
-            if left.is_zero() {
+            let renewed = || self.identity.own().serial != own.serial;
+            if self.is_over() || self.identity.until(own.until).is_zero() && renewed() {
                 return;
             }
-            sleep(left.min(LOOK_EVERY)).await;
+            let left = self.identity.left(&self.shown).min(self.identity.until(own.until));
+            let pause = if left.is_zero() {
+                LOOK_EVERY
+            } else {
+                left.min(LOOK_EVERY)
+            };
+            tokio::select! {
+                () = sleep(pause) => {}
+                changed = changes.changed() => if changed.is_err() { return },
+            }
         }
     }
 

@@ -7,8 +7,11 @@ use tokio_rustls::rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 
+use topology::Moment;
+
 use crate::{
     Rejected,
+    certificate::end_of_life,
     files::{Files, Pem},
 };
 
@@ -21,6 +24,17 @@ pub(crate) fn certificates(pem: &str, path: &Path) -> Result<Vec<CertificateDer<
 
 pub(crate) fn private_key(pem: &Pem, files: &Files) -> Result<PrivateKeyDer<'static>, Rejected> {
     PrivateKeyDer::from_pem_slice(pem.key.as_bytes()).map_err(|_| not_pem(&files.key, "private key"))
+}
+
+/// The end of life of a leaf, of the issuers above it, and of roots: the soonest of each kind.
+pub(crate) fn ends_of_life(chain: &[CertificateDer<'_>], roots: &[CertificateDer<'_>]) -> Vec<(&'static str, Moment)> {
+    let (leaf, issuers) = chain.split_at(chain.len().min(1));
+    let soonest = |(kind, certificates): (&'static str, &[CertificateDer<'_>])| {
+        let ends = certificates.iter().filter_map(|it| end_of_life(it)).min()?;
+        Some((kind, ends))
+    };
+    let kinds = [("own", leaf), ("issuer", issuers), ("root", roots)];
+    kinds.into_iter().filter_map(soonest).collect()
 }
 
 /// Adds a certificate of the trust file to the roots.

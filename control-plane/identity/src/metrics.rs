@@ -5,13 +5,13 @@ use std::sync::Arc;
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric as _},
-    metrics::gauge::ConstGauge,
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
 };
 
 use crate::Identity;
 
-/// Shows the end of life of the certificate that this process shows, of the issuers above it, and of every root that it trusts. No
-/// series without an identity.
+/// Shows the end of life of the certificate that this process shows, of the issuers above it, and of every root that it trusts;
+/// and how often it believed a peer after that end. No series without an identity.
 #[derive(Debug)]
 pub struct Expiry(pub Option<Arc<Identity>>);
 
@@ -24,12 +24,15 @@ impl Collector for Expiry {
             "meridian_identity_expires_timestamp_seconds",
             help,
             None,
-            prometheus_client::metrics::MetricType::Gauge,
+            MetricType::Gauge,
         )?;
         for (kind, until) in identity.expiry() {
             let labels = [("certificate", kind)];
             ConstGauge::new(until.0 as f64 / 1_000.0).encode(family.encode_family(&labels)?)?;
         }
-        Ok(())
+        let help = "Links between edges, other probers and stacks that this process opened or accepted although the certificate of the \
+                    peer had ended";
+        let links = encoder.encode_descriptor("meridian_identity_expired_peers", help, None, MetricType::Counter)?;
+        ConstCounter::new(identity.expired_peers()).encode(links)
     }
 }

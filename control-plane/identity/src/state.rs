@@ -14,20 +14,22 @@ use tokio_rustls::rustls::{
 use topology::{Moment, RegionId};
 
 use crate::{
-    Peer, Rejected, Role,
-    certificate::{end_of_life, fingerprint, unix_time},
+    Issuing, Peer, Rejected, Role, Validity,
+    certificate::{fingerprint, unix_time},
     files::{Files, Pem},
-    material::{add_root, certificates, no_root, private_key, unfit},
+    material::{add_root, certificates, ends_of_life, no_root, private_key, unfit},
     protocol::{HTTP1, HTTP2},
     remembered::Genuine,
     shown::Known,
     tickets::Tickets,
-    verifier::{BadPeer, Callers, Servers, Trust, Wanted},
+    verifier::{BadPeer, Callers, Clock, Servers, Trust, Wanted},
 };
 
 /// All that changes together when new files come into use.
 pub(crate) struct State {
     pub(crate) own: Peer,
+    /// The validity of the chain that this process shows, and whether certificates are issued.
+    pub(crate) issuing: Issuing,
     /// The reason for which this process would not believe its own certificate, if there is one.
     pub(crate) untrusted: Option<String>,
     /// End of life of every certificate in the files, with its kind.
@@ -49,21 +51,23 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn of(files: &Files, pem: &Pem, now: Moment) -> Result<Self, Rejected> {
+    /// `before` is the state that the new one is to replace.
+    pub(crate) fn of(files: &Files, pem: &Pem, clock: fn() -> Moment, before: Option<&Self>) -> Result<Self, Rejected> {
+        let now = clock();
         let chain = certificates(&pem.certificate, &files.certificate)?;
         let own = Peer::of(&chain[0]).map_err(|source| Rejected::Certificate {
             path: files.certificate.display().to_string(),
             source,
         })?;
+        // The leaf was read above. An issuer that cannot be read leads to no root, and has no say in this.
+        let life = Validity::of_chain(&chain).unwrap_or(Validity {
+            from: own.from,
+            until: own.until,
+        });
+        let issuing = Issuing::after(before.map(|before| before.issuing), life, now);
         let mut roots = RootCertStore::empty();
-        let mut expiry = vec![("own", own.until)];
-        let soonest = |kind, ends: Option<Moment>| ends.map(|ends| (kind, ends));
-        expiry.extend(soonest(
-            "issuer",
-            chain[1..].iter().filter_map(|it| end_of_life(it)).min(),
-        ));
         let trusted = certificates(&pem.trust, &files.trust)?;
-        expiry.extend(soonest("root", trusted.iter().filter_map(|it| end_of_life(it)).min()));
+        let expiry = ends_of_life(&chain, &trusted);
         let provider = Arc::new(provider());
         let mut each = Vec::new();
         for root in trusted {
@@ -79,7 +83,7 @@ impl State {
             .map_err(|error| unfit(files, &error))?;
         let verifier = Callers::genuine(verifier);
         // Peers judge an expired certificate themselves (and `load` logs it); any other fault is one of the files.
-        let at = unix_time(Moment(now.0.min(own.until.0).max(own.from.0)));
+        let at = unix_time(Moment(now.0.min(life.until.0).max(life.from.0)));
         // Peers also judge an untrusted one: a process that no longer believes itself goes on serving, and believes no
         // peer under a root that was taken away.
         let untrusted = verifier.verify_client_cert(&chain[0], &chain[1..], at).err();
@@ -88,11 +92,19 @@ impl State {
             roots,
             provider,
             zone: own.id.zone.clone(),
+            clock: Clock(clock),
         };
-        let server = server(&own, &trust, verifier.clone(), chain.clone(), key.clone_key());
+        let server = server(
+            (&own, issuing),
+            &trust,
+            verifier.clone(),
+            chain.clone(),
+            key.clone_key(),
+        );
         let control_planes = Servers {
             trust: trust.clone(),
             wanted: Wanted::ControlPlane,
+            issuing: None,
             genuine: Genuine::default(),
         };
         let client = client(control_planes, chain.clone(), key.clone_key());
@@ -101,6 +113,7 @@ impl State {
         client.resumption = Resumption::disabled();
         Ok(Self {
             own,
+            issuing,
             untrusted: untrusted.map(|error| error.to_string()),
             expiry,
             server: Arc::new(server.map_err(|error| unfit(files, &error))?),
@@ -124,6 +137,7 @@ impl State {
         let servers = Servers {
             trust: self.trust.clone(),
             wanted: Wanted::StackOf(region.clone()),
+            issuing: Some(self.issuing),
             genuine: Genuine::default(),
         };
         let mut config = client(servers, self.chain.clone(), self.key.clone_key())?;
@@ -175,7 +189,8 @@ fn client(
     chain: Vec<CertificateDer<'static>>,
     key: PrivateKeyDer<'static>,
 ) -> Result<ClientConfig, rustls::Error> {
-    let builder = ClientConfig::builder_with_provider(servers.trust.provider.clone());
+    let trust = &servers.trust;
+    let builder = ClientConfig::builder_with_details(trust.provider.clone(), Arc::new(trust.clock));
     let mut config = builder
         .with_protocol_versions(&[&TLS13])?
         .dangerous()
@@ -187,7 +202,7 @@ fn client(
 
 /// Settings for a listener.
 fn server(
-    own: &Peer,
+    (own, issuing): (&Peer, Issuing),
     trust: &Trust,
     chains: Arc<dyn ClientCertVerifier>,
     chain: Vec<CertificateDer<'static>>,
@@ -195,10 +210,10 @@ fn server(
 ) -> Result<ServerConfig, rustls::Error> {
     let is_stack = matches!(own.id.role, Role::Stack { .. });
     let verifier = match is_stack {
-        true => Callers::of_stack(chains, own.id.zone.clone()),
+        true => Callers::of_stack(chains, own.id.zone.clone(), issuing),
         false => chains,
     };
-    let builder = ServerConfig::builder_with_provider(trust.provider.clone());
+    let builder = ServerConfig::builder_with_details(trust.provider.clone(), Arc::new(trust.clock));
     let mut config = builder
         .with_protocol_versions(&[&TLS13])?
         .with_client_cert_verifier(verifier)

@@ -95,7 +95,9 @@ pub(crate) fn untrusted(certificate: &str, trust: &str, why: &str) -> String {
 }
 
 pub(crate) fn expired_at_start() -> String {
-    format!("the certificate of this process has expired; peers refuse it. Issue it anew with {RENEW}")
+    format!(
+        "the certificate of this process has expired; control planes refuse it, and so do peers whose own was renewed. Issue it anew with {RENEW}"
+    )
 }
 
 pub(crate) fn untrusted_at_start() -> String {
@@ -202,6 +204,9 @@ pub(crate) const PROCESS_ENDS: &str = "this process ends";
 
 pub(crate) const CONNECTION_ENDS: &str = "a connection ends, because the certificate of its peer no longer counts; the peer opens it again \
      with a new one; renew that certificate if it does not come back";
+pub(crate) const EXPIRED_PEER_BELIEVED: &str = "a link was opened although the certificate of its peer has ended, because that of this process was not \
+     renewed either; links stay possible until a week after that end; let control planes renew certificates again, or issue them anew: \
+     `meridian cert renew DIR --ca DIR`";
 pub(crate) const CONNECTION_REFUSED: &str =
     "a connection was refused; its peer tries again; correct what the error names, at the peer or here";
 pub(crate) const CANNOT_ACCEPT: &str = "this process cannot accept a connection; it tries again after a pause; check its open files \
@@ -360,7 +365,13 @@ mod tests {
                 "{text}"
             );
         }
-        for text in [CONNECTION_ENDS, CONNECTION_REFUSED, CANNOT_ACCEPT, NEW_FILES_REFUSED] {
+        for text in [
+            CONNECTION_ENDS,
+            CONNECTION_REFUSED,
+            CANNOT_ACCEPT,
+            NEW_FILES_REFUSED,
+            EXPIRED_PEER_BELIEVED,
+        ] {
             assert_eq!(text.split("; ").count(), 3, "not three parts: {text}");
         }
         for why in [PEER_EXPIRED, PEER_EXPIRES_SOON, PEER_UNTRUSTED, PROCESS_ENDS] {

@@ -14,10 +14,14 @@ use tokio_rustls::rustls::{
         ParsedCertificate,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
+    time_provider::TimeProvider,
 };
 use topology::{Moment, RegionId};
 
-use crate::{BadCertificate, Call, Peer, PeerId, Role, authorise, remembered::Genuine, texts};
+use crate::{
+    BadCertificate, Call, Issuing, Peer, PeerId, Role, authorise, certificate::unix_time, grace::verify,
+    remembered::Genuine, texts,
+};
 
 /// The chain is genuine, and the peer is none of ours.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -43,6 +47,17 @@ pub(crate) struct Trust {
     pub(crate) roots: Arc<RootCertStore>,
     pub(crate) provider: Arc<CryptoProvider>,
     pub(crate) zone: String,
+    pub(crate) clock: Clock,
+}
+
+/// The clock of this process, as rustls takes it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Clock(pub(crate) fn() -> Moment);
+
+impl TimeProvider for Clock {
+    fn current_time(&self) -> Option<UnixTime> {
+        Some(unix_time((self.0)()))
+    }
 }
 
 /// The process that a call is meant for.
@@ -57,6 +72,8 @@ pub(crate) enum Wanted {
 pub(crate) struct Servers {
     pub(crate) trust: Trust,
     pub(crate) wanted: Wanted,
+    /// Whether certificates are issued, where peers may be believed that have expired: at stacks.
+    pub(crate) issuing: Option<Issuing>,
     /// Chains that are genuine, and whose holder is the wanted one.
     pub(crate) genuine: Genuine,
 }
@@ -99,8 +116,8 @@ fn is_allowed(der: &[u8], zone: &str, call: Call<'_>) -> Result<(), rustls::Erro
 #[derive(Debug)]
 pub(crate) struct Callers {
     chains: Arc<dyn ClientCertVerifier>,
-    /// At a stack, the zone whose members may call it.
-    zone_of_stack: Option<String>,
+    /// At a stack, the zone whose members may call it, and whether certificates are issued.
+    zone_of_stack: Option<(String, Issuing)>,
     /// Chains that are genuine, and whose holder may call.
     believed: Genuine,
 }
@@ -113,11 +130,18 @@ impl Callers {
 
     /// The same, and looks at the peer during the handshake, so that the caller hears why: afterwards there is only the end of the
     /// connection.
-    pub(crate) fn of_stack(chains: Arc<dyn ClientCertVerifier>, zone: String) -> Arc<dyn ClientCertVerifier> {
-        Self::over(chains, Some(zone))
+    pub(crate) fn of_stack(
+        chains: Arc<dyn ClientCertVerifier>,
+        zone: String,
+        issuing: Issuing,
+    ) -> Arc<dyn ClientCertVerifier> {
+        Self::over(chains, Some((zone, issuing)))
     }
 
-    fn over(chains: Arc<dyn ClientCertVerifier>, zone_of_stack: Option<String>) -> Arc<dyn ClientCertVerifier> {
+    fn over(
+        chains: Arc<dyn ClientCertVerifier>,
+        zone_of_stack: Option<(String, Issuing)>,
+    ) -> Arc<dyn ClientCertVerifier> {
         Arc::new(Self {
             chains,
             zone_of_stack,
@@ -137,12 +161,16 @@ impl ClientCertVerifier for Callers {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
-        self.believed.or_verify((end_entity, intermediates), now, || {
-            self.chains.verify_client_cert(end_entity, intermediates, now)?;
-            match &self.zone_of_stack {
-                Some(zone) => is_allowed(end_entity, zone, Call::CallStack),
-                None => Ok(()),
-            }
+        let chain = (end_entity, intermediates);
+        let issuing = self.zone_of_stack.as_ref().map(|(_, issuing)| *issuing);
+        verify(chain, issuing, now, |at| {
+            self.believed.or_verify(chain, at, || {
+                self.chains.verify_client_cert(end_entity, intermediates, at)?;
+                match &self.zone_of_stack {
+                    Some((zone, _)) => is_allowed(end_entity, zone, Call::CallStack),
+                    None => Ok(()),
+                }
+            })
         })?;
         Ok(ClientCertVerified::assertion())
     }
@@ -181,10 +209,13 @@ impl ServerCertVerifier for Servers {
     ) -> Result<ServerCertVerified, rustls::Error> {
         let Trust { roots, provider, .. } = &self.trust;
         let algorithms = provider.signature_verification_algorithms.all;
-        self.genuine.or_verify((end_entity, intermediates), now, || {
-            let parsed = ParsedCertificate::try_from(end_entity)?;
-            verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, now, algorithms)?;
-            self.is_wanted(end_entity)
+        let chain = (end_entity, intermediates);
+        verify(chain, self.issuing, now, |at| {
+            self.genuine.or_verify(chain, at, || {
+                let parsed = ParsedCertificate::try_from(end_entity)?;
+                verify_server_cert_signed_by_trust_anchor(&parsed, roots, intermediates, at, algorithms)?;
+                self.is_wanted(end_entity)
+            })
         })?;
         Ok(ServerCertVerified::assertion())
     }

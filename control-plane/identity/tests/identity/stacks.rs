@@ -2,7 +2,8 @@
 
 use std::{net::SocketAddr, sync::Arc};
 
-use identity::{Acceptor, Identity, Mode, Reload, Speaks, TrustError};
+use identity::{Acceptor, Event, Identity, Mode, Reload, Speaks, TrustError};
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::TcpListener,
@@ -13,9 +14,19 @@ use crate::support::{Ca, Place, line, soon};
 
 /// A stack that says who called, and sends back what it hears.
 async fn stack(identity: Arc<Identity>) -> SocketAddr {
+    stack_with_events(identity, Events::default()).await
+}
+
+/// The events at a listener.
+pub(crate) type Events = Arc<Mutex<Vec<Event>>>;
+
+/// The same, and keeps the events at its listener.
+pub(crate) async fn stack_with_events(identity: Arc<Identity>, events: Events) -> SocketAddr {
     let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = tcp.local_addr().unwrap();
-    let acceptor = Arc::new(Acceptor::new(Some((identity, Mode::Required)), |_| {}));
+    let acceptor = Arc::new(Acceptor::new(Some((identity, Mode::Required)), move |event| {
+        events.lock().push(event);
+    }));
     tokio::spawn(async move {
         while let Ok((tcp, source)) = tcp.accept().await {
             let acceptor = acceptor.clone();
@@ -34,7 +45,7 @@ async fn stack(identity: Arc<Identity>) -> SocketAddr {
     address
 }
 
-async fn dial(edge: &Arc<Identity>, region: &str, stack: SocketAddr) -> std::io::Result<identity::Link> {
+pub(crate) async fn dial(edge: &Arc<Identity>, region: &str, stack: SocketAddr) -> std::io::Result<identity::Link> {
     let region = topology::RegionId::new(region).unwrap();
     soon(identity::dial(Some(edge), &region, stack, Speaks::Http1)).await
 }

@@ -1,6 +1,6 @@
 //! An authority, the folders of its peers, and a listener that greets those whom it lets in.
 
-use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use std::{cell::Cell, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use identity::{
     Connection, Event, Identity, Mode, PeerId,
@@ -20,9 +20,21 @@ use topology::Moment;
 pub(crate) const ZONE: &str = "voice.example";
 pub(crate) const HOUR: Duration = Duration::from_secs(3_600);
 
+thread_local! {
+    /// The clock of a test, whose tasks all run on its thread.
+    static CLOCK: Cell<Option<Moment>> = const { Cell::new(None) };
+}
+
+/// Stops the clock of this test at a moment.
+pub(crate) fn set_clock(at: Moment) {
+    CLOCK.set(Some(at));
+}
+
 pub(crate) fn now() -> Moment {
-    let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
-    Moment(u64::try_from(since_epoch).unwrap())
+    CLOCK.get().unwrap_or_else(|| {
+        let since_epoch = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        Moment(u64::try_from(since_epoch).unwrap())
+    })
 }
 
 /// A root with its issuer.
