@@ -158,6 +158,12 @@ impl Follower {
             let go_on = tokio::select! {
                 () = stop.cancelled() => break,
                 changed = self.snapshots.changed() => match changed {
+                    Ok(()) if self.has_left() => {
+                        tracing::warn!(node = %self.id, "{}", log::NODE_LEFT);
+                        // A node that does not read has no room for it, and hears it when it comes back.
+                        let _ = updates.try_send(Err(Status::permission_denied(texts::no_such_node(&self.id))));
+                        Err(())
+                    }
                     Ok(()) => self.send_newest(&updates).await,
                     Err(_) => Err(()),
                 },
@@ -180,6 +186,14 @@ impl Follower {
         self.nodes.disconnected(&self.id);
         self.metrics.followers.dec();
         tracing::info!(node = %self.id, "a node stopped following plans");
+    }
+
+    /// True if the topology in force no longer names the node.
+    fn has_left(&self) -> bool {
+        let snapshot = self.snapshots.borrow();
+        snapshot
+            .as_ref()
+            .is_some_and(|snapshot| !is_node(&snapshot.topology, &self.id))
     }
 
     async fn send_newest(&mut self, updates: &mpsc::Sender<Result<v1::SnapshotUpdate, Status>>) -> Result<(), ()> {

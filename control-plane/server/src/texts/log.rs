@@ -47,6 +47,8 @@ pub(crate) const CANNOT_WRITE: &str = "decisions cannot be written; nodes keep t
 
 // Nodes and vantages.
 
+pub(crate) const NODE_LEFT: &str = "a node that follows plans is not in the topology any more; it gets no further plan; stop its process, and \
+                                    exchange the root if its key may be in other hands (docs/security.md#revoke)";
 pub(crate) const NODE_IS_AHEAD: &str = "a node has a newer plan than the store; this control plane asks for it and keeps its own plan in \
                                         force meanwhile; `meridian status` says what follows, and docs/operating.md what to do after a \
                                         restore of the store";
@@ -110,6 +112,7 @@ mod tests {
             DOCUMENT_OUTDATED,
             PLAN_INVALID,
             CANNOT_WRITE,
+            NODE_LEFT,
             NODE_IS_AHEAD,
             NEWER_PLAN_UNCONFIRMED,
             NEWER_PLAN_CONTRADICTED,

@@ -305,6 +305,57 @@ async fn another_topology_is_applied_checked_and_only_over_the_one_that_was_seen
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_taken_out_of_the_topology_follows_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let control_plane = ControlPlane::start(folder.path()).await;
+    control_plane.follow(&folder.path().join("plan")).await;
+    let people = control_plane.operator();
+    let before = people.document(v1::DocumentKind::Topology).await.unwrap();
+    let apply = async |text: String, token: &str| {
+        let replaces = people.document(v1::DocumentKind::Topology).await.unwrap().version;
+        let apply = v1::ApplyDocumentRequest {
+            kind: v1::DocumentKind::Topology.into(),
+            text,
+            replaces,
+            author: "tester".into(),
+            reason: "edges come and go".into(),
+            token: token.into(),
+            dry_run: false,
+        };
+        let reply = people.apply(apply).await.unwrap();
+        assert!(reply.accepted, "{reply:?}");
+    };
+    let edge =
+        "\n[[edge]]\nid = \"edge-bom\"\naddresses = [\"127.0.1.3\"]\nport = 8080\nlatitude = 19.1\nlongitude = 72.9\n";
+    apply(before.text.clone() + edge, "comes").await;
+    let url = control_plane.endpoint.clone();
+    let (mut stays, mut leaves) = (
+        PlayedNode::hello(&url, "edge-dub").await.unwrap(),
+        PlayedNode::hello(&url, "edge-bom").await.unwrap(),
+    );
+    for node in [&mut stays, &mut leaves] {
+        let plan = node.plan().await;
+        node.acknowledge(plan.plan.number()).await;
+    }
+    apply(before.text, "goes").await;
+    let plan = stays.plan().await;
+    assert!(plan.topology.edges.keys().all(|edge| edge.as_str() != "edge-bom"));
+    let ended = fleet::soon("its stream ends", leaves.updates.message())
+        .await
+        .unwrap_err();
+    assert_eq!(ended.code(), Code::PermissionDenied, "{ended}");
+    assert!(ended.message().contains("edge-bom is neither an edge nor"), "{ended}");
+    let status = status_of(&people).await;
+    let node = status.nodes.iter().find(|node| node.node == "edge-bom").unwrap();
+    assert!(
+        !node.connected && node.acknowledged != Some(plan.plan.number().into()),
+        "{node:?}"
+    );
+    let again = PlayedNode::hello(&url, "edge-bom").await.err().unwrap();
+    assert_eq!(again.code(), Code::PermissionDenied, "{again}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_plan_of_nodes_stays_in_force_when_the_store_was_lost() {
     let folder = tempfile::tempdir().unwrap();
     let last_good = LastGood::at(folder.path().join("plan"));
@@ -361,7 +412,7 @@ fn rollout(version: &str) -> v1::act_request::Kind {
 }
 
 /// A plan that no leader made. It evacuates the region.
-fn invented(from: &Snapshot, generation: u64, region: &str) -> Snapshot {
+pub(crate) fn invented(from: &Snapshot, generation: u64, region: &str) -> Snapshot {
     let mut snapshot = from.clone();
     let region = topology::RegionId::new(region).unwrap();
     snapshot.plan.generation = generation;
