@@ -3,7 +3,7 @@
 //!
 //! The files are read for each connection, so that certificates are exchanged while the process runs.
 
-use std::{fmt, io, sync::Arc};
+use std::{collections::BTreeMap, fmt, io, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::net::TcpStream;
@@ -12,11 +12,13 @@ use tokio_rustls::{
     client::TlsStream,
     rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::ServerName, version::TLS13},
 };
+use topology::Moment;
 
 use crate::{
     Rejected, Speaks,
+    certificate::end_of_life,
     files::{Files, Pem},
-    material::{add_root, certificates, private_key, unfit},
+    material::{add_root, certificates, ends_of_life, private_key, unfit},
     texts,
 };
 
@@ -25,6 +27,8 @@ pub struct Service {
     files: Files,
     /// The newest files that were good, and what they amount to.
     good: Mutex<(Pem, Arc<ClientConfig>)>,
+    /// The end of the certificate that each server, by host and port, showed last.
+    shown: Mutex<BTreeMap<(String, u16), Moment>>,
 }
 
 impl fmt::Debug for Service {
@@ -47,6 +51,7 @@ impl Service {
         Ok(Self {
             files,
             good: Mutex::new((pem, config)),
+            shown: Mutex::default(),
         })
     }
 
@@ -57,11 +62,27 @@ impl Service {
     /// One end does not believe the other, or the connection broke.
     pub async fn connect(&self, host: &str, tcp: TcpStream, speaks: Speaks) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let port = tcp.peer_addr()?.port();
         let connector = TlsConnector::from(self.newest());
-        connector
-            .with_alpn(vec![speaks.alpn().to_vec()])
-            .connect(name, tcp)
-            .await
+        let connecting = connector.with_alpn(vec![speaks.alpn().to_vec()]).connect(name, tcp);
+        let stream = connecting.await?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        if let Some(ends) = chain.iter().filter_map(|it| end_of_life(it)).min() {
+            self.shown.lock().insert((host.to_owned(), port), ends);
+        }
+        Ok(stream)
+    }
+
+    /// The end of life of the certificate that this process shows, of the issuers above it, of every root, and of the certificates that the
+    /// service's members showed last: the soonest of each kind. Reads the files.
+    pub fn expiry(&self) -> Vec<(&'static str, Moment)> {
+        self.newest();
+        let pem = self.good.lock().0.clone();
+        let chain = certificates(&pem.certificate, &self.files.certificate).unwrap_or_default();
+        let roots = certificates(&pem.trust, &self.files.trust).unwrap_or_default();
+        let mut ends = ends_of_life(&chain, &roots);
+        ends.extend(self.shown.lock().values().min().map(|ends| ("member", *ends)));
+        ends
     }
 
     /// The configuration that the files amount to. Files that are no good never replace good ones.

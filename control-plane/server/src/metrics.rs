@@ -9,6 +9,7 @@ use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
     metrics::{
+        MetricType,
         counter::{ConstCounter, Counter},
         family::Family,
         gauge::{ConstGauge, Gauge},
@@ -24,6 +25,8 @@ use crate::{dns_timing::DnsTiming, nodes::Nodes, store::Mirror, view::View};
 
 /// Generation of the plan in force.
 pub const PLAN_GENERATION: &str = "meridian_control_plane_plan_generation";
+/// Ends of the certificates of etcd's authority.
+pub const ETCD_EXPIRES: &str = "meridian_control_plane_etcd_expires_timestamp_seconds";
 /// Reports that counted, by vantage.
 pub const REPORTS: &str = "meridian_control_plane_reports";
 /// Reports that did not count.
@@ -213,6 +216,24 @@ impl Collector for MirrorMetrics {
             let gauge = ConstGauge::new(staleness.as_secs_f64());
             let help = "seconds since the store confirmed that the local copy is up to date";
             gauge.encode(encoder.encode_descriptor(STORE_STALENESS, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Ends of the certificates between this process and etcd, read at each scrape; none without TLS.
+#[derive(Debug)]
+pub struct EtcdExpiry(pub Option<Arc<identity::Service>>);
+
+impl Collector for EtcdExpiry {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let Self(Some(etcd)) = self else { return Ok(()) };
+        let help = "Unix time at which a certificate of etcd's authority expires: this process's own, an issuer's, a root's, or that \
+                    of a member";
+        let mut family = encoder.encode_descriptor(ETCD_EXPIRES, help, None, MetricType::Gauge)?;
+        for (kind, until) in etcd.expiry() {
+            let labels = [("certificate", kind)];
+            ConstGauge::new(until.0 as f64 / 1_000.0).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

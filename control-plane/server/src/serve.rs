@@ -27,7 +27,7 @@ use crate::{
         operator::OperatorService,
         plans::{Newest, PlansService},
     },
-    metrics::{ConnectionLabel, Metrics, MirrorMetrics, ViewMetrics},
+    metrics::{ConnectionLabel, EtcdExpiry, Metrics, MirrorMetrics, ViewMetrics},
     nodes::Nodes,
     operators::Operators,
     pace::TokenBucket,
@@ -66,6 +66,9 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     };
     let topology = file(DocumentKind::Topology, &config.topology)?;
     let policy = file(DocumentKind::Policy, &config.policy)?;
+    let mut tasks = daemon::Tasks::new();
+    let stop = tasks.stop_token();
+    let mut etcd_tls = None;
     let (store, lease_ttl): (Arc<dyn Store>, _) = match config.store() {
         StoreConfig::Embedded { file } => (Arc::new(Embedded::open(&file)?), Duration::MAX),
         StoreConfig::Etcd {
@@ -77,11 +80,17 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
                 tracing::warn!("{}", log::ETCD_IS_OPEN);
             }
             let tls = files.map(Service::load).transpose()?.map(Arc::new);
+            etcd_tls.clone_from(&tls);
             let settings = etcd::Settings {
                 tls,
                 ..etcd::Settings::new(endpoints)
             };
+            let (looking, stop) = (settings.clone(), stop.clone());
             let store = Etcd::connect(settings).await?;
+            tasks.spawn("etcd's certificates", async move {
+                stop.run_until_cancelled(etcd::look_at_members(looking)).await;
+                Ok(())
+            });
             (Arc::new(store), lease_ttl)
         }
     };
@@ -90,8 +99,6 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let metrics = Metrics::register(&mut registry);
     let ready = daemon::admin::Readiness::default();
     ready.set("plan", false);
-    let mut tasks = daemon::Tasks::new();
-    let stop = tasks.stop_token();
 
     let identity = match &config.identity {
         Some(section) => {
@@ -110,6 +117,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     }
     let own = identity.as_ref().map(|(identity, _)| identity.clone());
     registry.register_collector(Box::new(identity::Expiry(own.clone())));
+    registry.register_collector(Box::new(EtcdExpiry(etcd_tls)));
     let issuer = config.identity.as_ref().and_then(IdentitySection::issuer);
     let proves_to_stacks = config
         .identity

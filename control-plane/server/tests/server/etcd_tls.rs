@@ -3,7 +3,13 @@
 use std::{path::Path, sync::Arc};
 
 use identity::{PeerId, Service, ca::Leaf, files::Files};
-use server::store::{Etcd, Store as _, StoreError, etcd::Settings};
+use server::{
+    metrics::EtcdExpiry,
+    store::{
+        Etcd, Store as _, StoreError,
+        etcd::{Settings, look_at_members},
+    },
+};
 use world::{
     authority::Folder,
     etcd::{EtcdAuthority, Size},
@@ -42,6 +48,37 @@ async fn check_refused(store: &Etcd, who: &str) {
     }
 }
 
+/// The end of every certificate between a control plane and etcd is a metric: also of those that members show.
+async fn check_ends_are_a_metric(endpoints: &[String], files: &Files) {
+    let etcd = Arc::new(Service::load(files.clone()).unwrap());
+    let mut registry = prometheus_client::registry::Registry::default();
+    registry.register_collector(Box::new(EtcdExpiry(Some(etcd.clone()))));
+    let settings = Settings {
+        tls: Some(etcd),
+        ..Settings::new(endpoints.to_vec())
+    };
+    let page = || {
+        let mut page = String::new();
+        prometheus_client::encoding::text::encode(&mut page, &registry).unwrap();
+        page
+    };
+    let ends = |kind: &str| -> Option<f64> {
+        let name = format!("meridian_control_plane_etcd_expires_timestamp_seconds{{certificate=\"{kind}\"}} ");
+        page().lines().find_map(|line| line.strip_prefix(&name)?.parse().ok())
+    };
+    assert_eq!(ends("member"), None, "none was seen yet");
+    let shown = eventually("members show their certificates", || async { ends("member") });
+    let shown = tokio::select! {
+        () = look_at_members(settings) => unreachable!("it was never stopped"),
+        shown = shown => shown,
+    };
+    let days = |at: f64| ((at - daemon::clock::now().0 as f64 / 1_000.0) / 86_400.0).round();
+    assert_eq!(days(shown), 1.0);
+    let all = ["own", "issuer", "root"].map(|kind| days(ends(kind).unwrap()));
+    assert_eq!(all[..2], [1.0, 365.0]);
+    assert!(all[2] > 3_000.0, "{all:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn etcd_takes_decisions_from_those_with_its_certificate_only() {
     let folder = tempfile::tempdir().unwrap();
@@ -67,6 +104,7 @@ async fn etcd_takes_decisions_from_those_with_its_certificate_only() {
     std::fs::copy(others.folder.trust(), &misled.trust).unwrap();
     check_refused(&store(endpoints.clone(), Some(&misled)).await, "another trust").await;
 
+    check_ends_are_a_metric(&endpoints, &own).await;
     let store = store(endpoints, Some(&own)).await;
     let written = store.commit(put("/meridian/v1/plan", "ours", None)).await;
     assert!(written.is_ok(), "{written:?}");

@@ -12,7 +12,10 @@ use std::{
 use etcd_client::{Channel, Client, ConnectOptions, KvClient, LeaseClient, MaintenanceClient, WatchClient};
 use hyper_util::rt::TokioIo;
 use identity::{Service, Speaks};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tonic::transport::{Endpoint, Uri};
 
 use super::{
@@ -76,15 +79,20 @@ fn channel(url: &str, settings: &Settings) -> Result<Channel, String> {
     let tls = tls.ok_or_else(|| texts::no_certificate(url))?;
     let connector = tower::service_fn(move |uri: Uri| {
         let tls = tls.clone();
-        async move {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-            let tcp = TcpStream::connect((host.as_str(), uri.port_u16().unwrap_or(PORT))).await?;
-            tcp.set_nodelay(true)?;
-            let stream = tls.connect(&host, tcp, Speaks::Http2).await?;
-            Ok::<_, std::io::Error>(TokioIo::new(stream))
-        }
+        async move { Ok::<_, std::io::Error>(TokioIo::new(open(&tls, &uri).await?)) }
     });
     Ok(Channel::Tonic(endpoint.connect_with_connector_lazy(connector)))
+}
+
+/// Opens TLS to a member.
+pub(super) async fn open(
+    tls: &Service,
+    uri: &Uri,
+) -> std::io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+    let tcp = TcpStream::connect((host, uri.port_u16().unwrap_or(PORT))).await?;
+    tcp.set_nodelay(true)?;
+    tls.connect(host, tcp, Speaks::Http2).await
 }
 
 /// etcd's port, for a URL that names none.

@@ -13,6 +13,7 @@
 //! A restored snapshot takes revisions back, and epochs with them. A node that saw later plans refuses those of the
 //! restored store until their generation is greater. A [`Mirror`](super::Mirror) notices and reports it.
 
+mod certificates;
 mod client;
 mod convert;
 mod failure;
@@ -37,6 +38,7 @@ use super::{
 };
 use crate::texts::store as texts;
 
+pub use certificates::look_at_members;
 pub use client::{Etcd, Settings};
 pub use lead::LEADER;
 
