@@ -17,9 +17,15 @@ use identity::{
 use planning::audit;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status};
-use topology::Moment;
+use topology::{Moment, Snapshot};
 
-use crate::common::{self, ControlPlane, DEADLINE};
+use crate::{
+    common::{
+        self, ControlPlane, DEADLINE,
+        fleet::{self, PlayedNode},
+    },
+    control_plane,
+};
 
 pub(crate) const ZONE: &str = "voice.meridian.test";
 
@@ -43,8 +49,15 @@ impl Place {
     }
 
     async fn with(mode: &str, change: impl Fn(String) -> String) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let (root, issuer, signing) = authority();
+        Self::of(authority(), tempfile::tempdir().unwrap(), mode, change).await
+    }
+
+    async fn of(
+        (root, issuer, signing): (Credential, Authority, Credential),
+        folder: tempfile::TempDir,
+        mode: &str,
+        change: impl Fn(String) -> String,
+    ) -> Self {
         let files = issued(&issuer, &root, folder.path(), &leaf("control-plane/control-plane", ""));
         let section = format!(
             "[identity]\nmode = \"{mode}\"\ncertificate = {:?}\nkey = {:?}\ntrust = {:?}\n\
@@ -315,6 +328,89 @@ async fn a_node_follows_plans_as_itself_only() {
         let denied = follow(role, node, kind).await.unwrap_err();
         assert_eq!(denied.code(), Code::PermissionDenied, "{role} as {node}: {denied}");
     }
+}
+
+/// A store that forgot believes nodes, so a thief with the key of one node, and others with less, tell it a plan that evacuates a region.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plan_that_an_impostor_offers_after_the_store_forgot_replaces_nothing() {
+    let place = Place::new().await;
+    place.leads().await;
+    let url = place.url();
+    let held = |snapshot: &Snapshot| Message::Held(v1::Held::from(snapshot));
+    let thief = place.identity("edge/edge-iad", "");
+    let mut stolen = PlayedNode::hello_as(&url, &thief, "edge-iad", v1::NodeKind::Edge)
+        .await
+        .unwrap();
+    let first = stolen.plan().await;
+    // The store is new: it knows the first plan only. All nodes apply the fortieth, but the thief says otherwise.
+    let lost = control_plane::invented(&first, 40, "ap-south");
+    let lie = control_plane::invented(&first, 1_001, "eu-west");
+
+    // Under the names of the other nodes, with each certificate that the thief may have.
+    for role in ["edge/edge-iad", "edge/edge-sold", "stack/us-east/a", "operator/ada"] {
+        let liar = place.identity(role, if role.starts_with("operator") { "admin" } else { "" });
+        for (node, kind) in [("edge-dub", v1::NodeKind::Edge), ("ns1", v1::NodeKind::Dns)] {
+            let denied = PlayedNode::hello_as(&url, &liar, node, kind).await.err().unwrap();
+            assert_eq!(denied.code(), Code::PermissionDenied, "{role} as {node}: {denied}");
+        }
+    }
+    let (foreign_root, foreign, _) = authority();
+    let stranger = issued(
+        &foreign,
+        &foreign_root,
+        &place.folder.path().join("foreign"),
+        &leaf("edge/edge-dub", ""),
+    );
+    files::write(&stranger.trust, &place.root.certificate, 0o644).unwrap();
+    let stranger = Identity::load(stranger, daemon::clock::now).unwrap();
+    assert!(
+        PlayedNode::hello_as(&url, &stranger, "edge-dub", v1::NodeKind::Edge)
+            .await
+            .is_err()
+    );
+
+    // Under its own name it is asked, as often as it comes, and is one node of three.
+    let mut again = PlayedNode::hello_as(&url, &thief, "edge-iad", v1::NodeKind::Edge)
+        .await
+        .unwrap();
+    for node in [&mut stolen, &mut again] {
+        node.acknowledge(lie.plan.number()).await;
+        node.say(held(&lie)).await;
+    }
+    stolen.is_asked().await;
+    stolen.say(held(&lie)).await;
+    let ada = place.operator("ada", "admin");
+    let unproven = fleet::eventually("the lie is one word of three", || async {
+        let status = ada.status().await.ok()?;
+        let waiting = status.waiting.iter().find(|reason| reason.code == "plan-unproven")?;
+        let counted = waiting
+            .text
+            .contains("1 of the 3 nodes of the topology hold the same one");
+        counted.then_some(status.number.unwrap().generation)
+    });
+    assert_eq!(unproven.await, 1, "the plan in force stays");
+
+    // The other two prove who they are and hold the plan that was lost.
+    let mut honest = Vec::new();
+    for (role, node, kind) in [
+        ("edge/edge-dub", "edge-dub", v1::NodeKind::Edge),
+        ("dns/ns1", "ns1", v1::NodeKind::Dns),
+    ] {
+        let identity = place.identity(role, "");
+        let mut node = PlayedNode::hello_as(&url, &identity, node, kind).await.unwrap();
+        assert_eq!(node.plan().await.plan.generation, 1);
+        node.acknowledge(lost.plan.number()).await;
+        node.is_asked().await;
+        node.say(held(&lost)).await;
+        honest.push(node);
+    }
+    let recovered = honest[0].plan().await.plan;
+    assert_eq!(recovered.reasons[0].code, topology::ReasonCode::PlanRecovered);
+    let state = |region: &str| recovered.regions[&topology::RegionId::new(region).unwrap()].state;
+    assert_eq!(
+        (recovered.generation, state("ap-south"), state("eu-west")),
+        (41, topology::RegionState::Evacuated, topology::RegionState::Serving)
+    );
 }
 
 /// One shell with two names is one person.

@@ -750,11 +750,15 @@ pub(crate) struct PlayedNode {
 impl PlayedNode {
     /// Opens a stream with these messages; the control plane answers once it read the first.
     pub(crate) async fn open(url: &str, first: Vec<v1::WatchRequest>) -> Result<Self, Status> {
+        let client = PlansClient::connect(url.to_owned()).await.unwrap();
+        Self::open_over(client, first).await
+    }
+
+    async fn open_over(mut client: PlansClient<Channel>, first: Vec<v1::WatchRequest>) -> Result<Self, Status> {
         let (answers, requests) = mpsc::channel(16);
         for message in first {
             answers.send(message).await.unwrap();
         }
-        let mut client = PlansClient::connect(url.to_owned()).await.unwrap();
         let opened = soon("it answers", client.watch(ReceiverStream::new(requests))).await?;
         Ok(Self {
             answers,
@@ -769,6 +773,22 @@ impl PlayedNode {
             have: None,
         };
         Self::open(url, vec![says(Message::Hello(hello))]).await
+    }
+
+    /// The same over a connection on which it proves an id.
+    pub(crate) async fn hello_as(
+        url: &str,
+        identity: &Arc<identity::Identity>,
+        node: &str,
+        kind: v1::NodeKind,
+    ) -> Result<Self, Status> {
+        let channel = api::connect::connect(url, Some(identity)).await?;
+        let hello = v1::Hello {
+            node: node.to_owned(),
+            kind: kind.into(),
+            have: None,
+        };
+        Self::open_over(PlansClient::new(channel), vec![says(Message::Hello(hello))]).await
     }
 
     /// The next plan.
