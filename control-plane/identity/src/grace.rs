@@ -3,6 +3,8 @@
 //! When control planes are gone for a day, or their issuer has ended, every certificate of a fleet ends and nobody can renew one. Edges
 //! and stacks then go on as they were, because calls must not depend on control planes. While certificates are issued, a certificate that
 //! has ended is worth nothing, so that a stolen old one helps nobody.
+//!
+//! Why it is so: docs/decisions/32-the-end-of-a-certificate.md.
 
 use std::{
     sync::atomic::{AtomicU64, Ordering},
