@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Context as _;
-use api::Operator;
+use api::{Operator, v1};
 use clap::{Args, Subcommand};
 use identity::{
     Grant, OperatorRole, PeerId, Role,
@@ -118,14 +118,14 @@ pub(crate) enum TrustVerb {
         #[arg(long, value_name = "FILE")]
         trust: PathBuf,
     },
-    /// Remove a root from a bundle. Refused while a connected node still shows a certificate under it.
+    /// Remove a root from a bundle. Refused while a connected node or a stack still shows a certificate under it.
     Remove {
         /// Fingerprint of the root, as `meridian cert list` shows it.
         fingerprint: String,
         /// The bundle to change.
         #[arg(long, value_name = "FILE")]
         trust: PathBuf,
-        /// Remove it even if nodes still show it, and without asking a control plane: for a root whose key was stolen. Nodes under it
+        /// Remove it even if nodes or stacks still show it, and without asking a control plane: for a root whose key was stolen. Nodes under it
         /// lose their connections, and go on serving by their last plan.
         #[arg(long)]
         force: bool,
@@ -335,22 +335,27 @@ async fn trust(verb: TrustVerb, operator: Option<Operator>) -> Result<(), Failur
     }
 }
 
-/// Refuses to remove a root while a connected node shows a certificate under it.
+/// Refuses to remove a root while a connected node or a stack shows a certificate under it.
 async fn refuse_while_shown(fingerprint: &str, operator: Option<Operator>) -> Result<(), Failure> {
     let operator = operator.ok_or_else(|| texts::root_is_unchecked("no control plane is known"))?;
     let status = operator
         .status()
         .await
         .map_err(|error| Failure::unreachable(texts::root_is_unchecked(error)))?;
-    let shown = status
-        .nodes
-        .iter()
-        .filter(|node| node.connected && node.root == fingerprint);
-    let shown: Vec<&str> = shown.map(|node| node.node.as_str()).collect();
+    let shown = rest_on(&status, fingerprint);
     if shown.is_empty() {
         return Ok(());
     }
     Err(Failure::failed(texts::root_is_shown(&shown, fingerprint)))
+}
+
+/// The connected nodes, and the stacks, that show a certificate under this root.
+fn rest_on<'s>(status: &'s v1::StatusReply, fingerprint: &str) -> Vec<&'s str> {
+    let nodes = status.nodes.iter().filter(|node| node.connected);
+    let nodes = nodes.map(|node| (&node.root, node.node.as_str()));
+    let stacks = status.stacks.iter().map(|stack| (&stack.root, stack.id.as_str()));
+    let shown = nodes.chain(stacks).filter(|(root, _)| *root == fingerprint);
+    shown.map(|(_, name)| name).collect()
 }
 
 fn bundle(path: &Path) -> Result<Vec<Summary>, Failure> {
@@ -428,4 +433,36 @@ fn zone_of(folder: &Folder) -> Result<String, Failure> {
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Failure {
     Failure::failed(error.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_is_in_use_by_connected_nodes_and_by_stacks() {
+        let node = |name: &str, root: &str, connected| v1::NodeStatus {
+            node: name.into(),
+            root: root.into(),
+            connected,
+            ..Default::default()
+        };
+        let stack = |id: &str, root: &str| v1::StackStatus {
+            id: id.into(),
+            root: root.into(),
+            ..Default::default()
+        };
+        let status = v1::StatusReply {
+            nodes: vec![
+                node("edge-dub", "old", true),
+                node("edge-iad", "new", true),
+                node("edge-gone", "old", false),
+            ],
+            stacks: vec![stack("stack/us-east/a", "old"), stack("stack/us-west/a", "new")],
+            ..Default::default()
+        };
+        assert_eq!(rest_on(&status, "old"), ["edge-dub", "stack/us-east/a"]);
+        assert_eq!(rest_on(&status, "new"), ["edge-iad", "stack/us-west/a"]);
+        assert!(rest_on(&status, "other").is_empty());
+    }
 }

@@ -259,12 +259,12 @@ pub(crate) fn only_root() -> Error {
 /// `why` says why no control plane can be asked.
 pub(crate) fn root_is_unchecked(why: impl Display) -> Error {
     anyhow!(
-        "{why}, and only control planes know which nodes still show a certificate under this root; start them, or remove it \
+        "{why}, and only control planes know which nodes and stacks still show a certificate under this root; start them, or remove it \
          without that check with --force"
     )
 }
 
-/// `shown` are the nodes.
+/// `shown` are the nodes and stacks.
 pub(crate) fn root_is_shown(shown: &[&str], fingerprint: &str) -> Error {
     let show = if shown.len() == 1 { "shows" } else { "show" };
     anyhow!(

@@ -13,6 +13,7 @@ const PRINTED: [&str; 13] = [
     "Reason",
     "RegionStatus",
     "Share",
+    "StackStatus",
     "Unwritten",
     "DnsTiming",
 ];

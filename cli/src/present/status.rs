@@ -20,6 +20,7 @@ pub(crate) fn status(status: &v1::StatusReply, output: Output) -> String {
             "regions": status.regions,
             "edges": status.edges,
             "nodes": status.nodes.iter().map(node_json).collect::<Vec<_>>(),
+            "stacks": status.stacks,
             "waiting": status.waiting,
             "actions": status.actions,
             "leader": status.leader,

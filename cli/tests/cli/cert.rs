@@ -86,7 +86,7 @@ async fn a_root_is_exchanged_by_the_documented_commands() {
     refused(
         folder,
         &format!("cert trust remove {old} --trust cp/trust.crt"),
-        "only control planes know which nodes still show",
+        "only control planes know which nodes and stacks still show",
     );
     done(folder, &format!("cert trust remove {old} --trust cp/trust.crt --force"));
     done(

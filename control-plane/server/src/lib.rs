@@ -22,6 +22,7 @@ pub mod reconcile;
 pub mod records;
 pub mod serve;
 mod sightings;
+pub mod stacks;
 pub mod store;
 mod texts;
 pub mod view;

@@ -10,8 +10,9 @@ use api::v1::{
 use daemon::lag::Lag;
 use identity::{Event, Identity, Mode, Role, Service, ToStacks};
 use parking_lot::Mutex;
+use probe::Probed;
 use prometheus_client::registry::Registry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use topology::{Policy, Topology};
 use verdict::{Passive, TickReport};
 
@@ -34,6 +35,7 @@ use crate::{
     readiness,
     reconcile::{INBOX_LENGTH, Reconciler, Request, Settings},
     records::{self, Document, DocumentKind},
+    stacks::Stacks,
     store::{Candidate, Embedded, Etcd, Mirror, Store, etcd, mirror},
     texts::log,
 };
@@ -171,10 +173,11 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let (reports, mut seen) = mpsc::channel::<TickReport>(4);
     // After a pause, or starved of CPU, this process cannot tell whether a silent target answered in time.
     let lag = Arc::new(Lag::default());
+    let (results, mut probed) = watch::channel(Probed::default());
     let probes = probe::Settings {
         vantage: config.node.clone(),
         reports,
-        rtts: None,
+        results: Some(results),
         lateness: lateness(&lag),
         identity: own_identity.clone().filter(|_| proves_to_stacks),
     };
@@ -186,6 +189,16 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let (probe_snapshots, probe_stop) = (snapshots.clone(), stop.clone());
     tasks.spawn("probe", async move {
         probe::run(probes, probe_snapshots, Passive::default, probe_stop).await;
+        Ok(())
+    });
+    let stacks = Stacks::default();
+    let (stacks_seen, stacks_snapshots) = (stacks.clone(), snapshots.clone());
+    tasks.spawn("stacks' certificates", async move {
+        while probed.changed().await.is_ok() {
+            if let Some(snapshot) = &*stacks_snapshots.borrow() {
+                stacks_seen.take(&probed.borrow_and_update(), &snapshot.topology, daemon::clock::now());
+            }
+        }
         Ok(())
     });
     let own_reports = inbox.clone();
@@ -237,6 +250,7 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
     let operator = OperatorService {
         views,
         nodes,
+        stacks,
         store,
         mirror: mirror.clone(),
         inbox,

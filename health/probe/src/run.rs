@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use identity::Identity;
+use identity::{Identity, Peer};
 use tokio::{
     sync::{mpsc, watch},
     task::JoinSet,
@@ -23,7 +23,7 @@ use verdict::{EdgeProbe, Passive, TickReport};
 
 use crate::{
     Lateness, edge_probe,
-    stack::{self, Observed, milliseconds},
+    stack::{self, Observed, Reached, milliseconds},
     texts,
 };
 
@@ -44,7 +44,7 @@ pub struct Settings {
     /// ticks.
     pub reports: mpsc::Sender<TickReport>,
     /// Receives the results that this node itself uses, after every tick.
-    pub rtts: Option<watch::Sender<Probed>>,
+    pub results: Option<watch::Sender<Probed>>,
     /// Says when a missed deadline proves nothing because the prober itself was late.
     pub lateness: Lateness,
     /// The identity that the prober shows to stacks, which must prove their region to it; `None` for plain text.
@@ -61,6 +61,8 @@ pub struct Probed {
     pub silent: BTreeSet<RegionId>,
     /// Stacks whose gateway answered a probe.
     pub answering: BTreeSet<SocketAddr>,
+    /// The certificate that each stack showed, with the root that leads to it. Stacks without TLS are absent.
+    pub certificates: BTreeMap<SocketAddr, Peer>,
 }
 
 /// Probes all regions in every tick until `stop`. After each tick it reports the observations of the probes and of
@@ -100,11 +102,12 @@ async fn run_by(
         let (mut observed, mut probed) = (Observed::default(), Probed::default());
         while let Some(result) = probes.try_join_next() {
             // A probe that panicked has no result.
-            let Ok((region, newly_observed, round_trip)) = result else {
+            let Ok((region, newly_observed, reached)) = result else {
                 continue;
             };
             observed.absorb(&newly_observed);
-            if let Some(time) = round_trip {
+            probed.certificates.extend(reached.shown);
+            if let Some(time) = reached.round_trip {
                 let ms = milliseconds(time);
                 let least = probed.rtt_ms.entry(region).or_insert(ms);
                 *least = least.min(ms);
@@ -117,7 +120,7 @@ async fn run_by(
         edges.sort_by(|one: &EdgeProbe, other| one.edge.cmp(&other.edge));
         probed.silent = observed.unanswered();
         probed.answering = observed.answering();
-        if let Some(sender) = &settings.rtts {
+        if let Some(sender) = &settings.results {
             sender.send_replace(probed);
         }
         // Called even when the tick does not count; otherwise the next tick would report this tick's traffic as its
@@ -171,8 +174,8 @@ async fn wait_for_end(now: &impl Fn() -> Moment, tick: Tick) -> Closed {
     }
 }
 
-/// A region, the observations of one probe of it, and the round trip if the probe measured one.
-type ProbeResult = (RegionId, Observed, Option<Duration>);
+/// A region, the observations of one probe of it, and the facts about its connection.
+type ProbeResult = (RegionId, Observed, Reached);
 
 /// Starts the probes that are still ahead in the tick that contains `now`.
 fn start_probes(settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSet<ProbeResult> {
@@ -195,9 +198,8 @@ fn start_probes(settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSe
                 let (identity, id, lateness) = (identity.clone(), region.id.clone(), lateness.clone());
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
-                    let (observed, round_trip) =
-                        stack::gateway(identity.as_ref(), &id, stack, deadline, &lateness).await;
-                    (id, observed, round_trip)
+                    let (observed, reached) = stack::gateway(identity.as_ref(), &id, stack, deadline, &lateness).await;
+                    (id, observed, reached)
                 });
             }
             if let Some(wait) = at.spoken_turn.checked_sub(into_tick) {
@@ -205,7 +207,7 @@ fn start_probes(settings: &Settings, snapshot: &Snapshot, now: Moment) -> JoinSe
                 probes.spawn(async move {
                     sleep_until(started + wait).await;
                     let observed = stack::spoken_turn(identity.as_ref(), &id, stack, deadline, &lateness).await;
-                    (id, observed, None)
+                    (id, observed, Reached::default())
                 });
             }
         }
@@ -299,7 +301,7 @@ mod tests {
         Settings {
             vantage: NodeId::new("edge-iad").unwrap(),
             reports,
-            rtts: None,
+            results: None,
             lateness: Lateness::default(),
             identity: None,
         }

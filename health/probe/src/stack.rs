@@ -13,7 +13,7 @@ use http::Request;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use identity::{Identity, Speaks};
+use identity::{Identity, Peer, Speaks};
 use serde_json::Value;
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_util::task::AbortOnDropHandle;
@@ -107,18 +107,27 @@ pub(crate) fn spoken_longest(deadline: Duration) -> Duration {
 /// The identity that this prober shows to stacks; `None` for plain text.
 pub(crate) type Shows<'a> = Option<&'a Arc<Identity>>;
 
-/// Sends `GET /health` to the gateway. Returns the observations from the answer, and the round-trip time of connecting.
+/// The facts about the connection of a probe, also of one whose answer did not come.
+#[derive(Debug, Default)]
+pub(crate) struct Reached {
+    /// The round-trip time of connecting.
+    pub(crate) round_trip: Option<Duration>,
+    /// The stack with the certificate that it showed.
+    pub(crate) shown: Option<(SocketAddr, Peer)>,
+}
+
+/// Sends `GET /health` to the gateway. Returns the observations from the answer, and the facts about the connection.
 pub(crate) async fn gateway(
     shows: Shows<'_>,
     region: &RegionId,
     stack: SocketAddr,
     deadline: Duration,
     lateness: &Lateness,
-) -> (Observed, Option<Duration>) {
+) -> (Observed, Reached) {
     let mut observed = Observed::default();
     let started = Instant::now();
-    let mut round_trip = None;
-    let answer = timeout(deadline, ask_health(shows, region, stack, &mut round_trip)).await;
+    let mut reached = Reached::default();
+    let answer = timeout(deadline, ask_health(shows, region, stack, &mut reached)).await;
     let took_ms = milliseconds(started.elapsed());
     match answer.unwrap_or(Err(HealthError::TimedOut(deadline))) {
         Ok(health) => {
@@ -138,7 +147,7 @@ pub(crate) async fn gateway(
         Err(error) if error.is_own(lateness) => not_seen(region, stack, &error),
         Err(error) => observed.gateway(region, stack).fail(&error.to_string()),
     }
-    (observed, round_trip)
+    (observed, reached)
 }
 
 /// Logs a probe that failed on the prober's side. It does not count against the stack.
@@ -179,13 +188,14 @@ async fn ask_health(
     shows: Shows<'_>,
     region: &RegionId,
     stack: SocketAddr,
-    round_trip: &mut Option<Duration>,
+    reached: &mut Reached,
 ) -> Result<Value, HealthError> {
     let started = Instant::now();
     let tcp = TcpStream::connect(stack).await.map_err(HealthError::Connect)?;
-    *round_trip = Some(started.elapsed());
+    reached.round_trip = Some(started.elapsed());
     let link = identity::secure(shows, tcp, region, stack, Speaks::Http1).await;
     let link = link.map_err(HealthError::Connect)?;
+    reached.shown = link.peer().map(|peer| (stack, peer.clone()));
 
     let (mut asking, connection) = http1::handshake(TokioIo::new(link)).await.map_err(HealthError::Get)?;
     let _connection = AbortOnDropHandle::new(tokio::spawn(connection));

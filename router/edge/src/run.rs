@@ -209,12 +209,12 @@ pub async fn start(
         gone.cancelled().await;
         Ok(())
     });
-    let (rtts, probed) = watch::channel(Probed::default());
+    let (results, probed) = watch::channel(Probed::default());
     let looker = edge.clone();
     let settings = probe::Settings {
         vantage: node,
         reports,
-        rtts: Some(rtts),
+        results: Some(results),
         lateness: Lateness::new(move |wait| looker.lag.is_late_for(wait)),
         identity: to_stacks,
     };

@@ -245,6 +245,13 @@ fn the_json_of_status() {
             node(v1::NodeKind::Dns),
             node(v1::NodeKind::Unspecified),
         ],
+        stacks: vec![v1::StackStatus {
+            stack: "127.0.0.1:9001".into(),
+            id: "stack/us-east/a".into(),
+            root: "a1b2".into(),
+            certificate_until_ms: 99,
+            seen_at_ms: 12,
+        }],
         waiting: vec![reason()],
         actions: vec![action_message()],
         leader: "control-plane-1".into(),
@@ -272,6 +279,9 @@ fn the_json_of_status() {
                 "lost_since_ms": 4,
             }],
             "nodes": [node_json("edge"), node_json("dns"), node_json("")],
+            "stacks": [{
+                "stack": "127.0.0.1:9001", "id": "stack/us-east/a", "root": "a1b2", "certificate_until_ms": 99, "seen_at_ms": 12,
+            }],
             "waiting": [reason_json()], "actions": [action_json()], "leader": "control-plane-1",
             "automation": reason_json(), "not_leading": "another leads", "stale_ms": 7,
             "answered_by": "control-plane-2", "progress": progress_json(), "unwritten": unwritten_json(),
@@ -286,8 +296,8 @@ fn the_json_of_status() {
     check(
         &status(&unknown, Output::Json),
         json!({
-            "plan": null, "plan_created_at_ms": 0, "now_ms": 0, "regions": [], "edges": [], "nodes": [], "waiting": [],
-            "actions": [], "leader": "", "automation": null, "not_leading": "", "stale_ms": null, "answered_by": "",
+            "plan": null, "plan_created_at_ms": 0, "now_ms": 0, "regions": [], "edges": [], "nodes": [], "stacks": [],
+            "waiting": [], "actions": [], "leader": "", "automation": null, "not_leading": "", "stale_ms": null, "answered_by": "",
             "progress": null, "unwritten": null, "rollout": null, "dns": null,
         }),
     );

@@ -36,6 +36,7 @@ use crate::{
     nodes::{Nodes, waited_for},
     reconcile::{self, Applied, Unanswered},
     records::{self, AuditHead, Document, DocumentKind},
+    stacks::Stacks,
     store::{Mirror, Store, StoreError},
     texts,
     view::{Leader, Role, View},
@@ -66,6 +67,8 @@ pub struct OperatorService {
     pub views: watch::Receiver<Arc<View>>,
     /// The nodes that follow plans.
     pub nodes: Nodes,
+    /// The certificates of stacks.
+    pub stacks: Stacks,
     /// The store of decisions.
     pub store: Arc<dyn Store>,
     /// The queue of the deciding task.
@@ -130,6 +133,7 @@ impl Operator for OperatorService {
             progress: Some(progress_message(&view, &self.nodes)),
             unwritten: view.progress.unwritten.as_ref().map(unwritten_message),
             dns: DnsTiming::of(&view.input, now).map(Into::into),
+            stacks: self.stacks.messages(),
         }))
     }
 

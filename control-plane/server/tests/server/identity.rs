@@ -413,6 +413,54 @@ async fn a_plan_that_an_impostor_offers_after_the_store_forgot_replaces_nothing(
     );
 }
 
+/// A person who takes a root away has to know who rests on it: nodes, which connect, and stacks, which only probes meet.
+#[tokio::test(flavor = "multi_thread")]
+async fn status_shows_under_which_root_each_node_and_each_stack_works() {
+    let folder = tempfile::tempdir().unwrap();
+    let (root, issuer, signing) = authority();
+    let stack = issued(&issuer, &root, folder.path(), &leaf("stack/us-east/a", ""));
+    let stack = Identity::load(stack, daemon::clock::now).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = identity::Acceptor::new(Some((stack, identity::Mode::Required)), |_| {});
+    tokio::spawn(async move {
+        let mut links = Vec::new();
+        while let Ok((tcp, source)) = listener.accept().await {
+            // It proves itself, and answers nothing.
+            links.extend(acceptor.admit_to_stack(tcp, source).await);
+        }
+    });
+    let place = Place::of((root, issuer, signing), folder, "required", |topology| {
+        topology.replacen("127.0.0.1:9001", &address.to_string(), 1)
+    })
+    .await;
+    place.leads().await;
+    let edge = place.identity("edge/edge-iad", "");
+    let _follows = PlayedNode::hello_as(&place.url(), &edge, "edge-iad", v1::NodeKind::Edge)
+        .await
+        .unwrap();
+    let ada = place.operator("ada", "admin");
+    let shown = fleet::eventually("a probe meets the stack", || async {
+        let status = ada.status().await.ok()?;
+        (!status.stacks.is_empty()).then_some(status)
+    })
+    .await;
+    let roots = identity::certificate::summaries(&place.root.certificate);
+    let node = shown.nodes.iter().find(|node| node.node == "edge-iad").unwrap();
+    let [stack] = &shown.stacks[..] else {
+        panic!("{:?}", shown.stacks);
+    };
+    assert_eq!((&node.root, node.connected), (&roots[0].fingerprint, true));
+    assert_eq!(
+        (&stack.root, stack.id.as_str(), &stack.stack),
+        (&roots[0].fingerprint, "stack/us-east/a", &address.to_string())
+    );
+    assert!(
+        stack.certificate_until_ms > shown.now_ms && stack.seen_at_ms <= shown.now_ms,
+        "{stack:?}"
+    );
+}
+
 /// One shell with two names is one person.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_two_people() {

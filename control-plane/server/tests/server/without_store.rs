@@ -13,6 +13,7 @@ use server::{
     nodes::Nodes,
     reconcile::{self, Reconciler},
     records::{self, Document, DocumentKind},
+    stacks::Stacks,
     store::{
         Candidate, Changes, Entry, Health, LeaderRecord, Leadership, Listing, Mirror, Outcome, Store, StoreError,
         Transaction, WatchEnd, mirror,
@@ -96,6 +97,7 @@ fn service(away: Away, role: Role) -> OperatorService {
     OperatorService {
         views: watch::channel(Arc::new(view)).1,
         nodes: Nodes::default(),
+        stacks: Stacks::default(),
         mirror: Mirror::new(store.clone(), records::STATE, mirror::Settings::default()).0,
         store,
         inbox,
