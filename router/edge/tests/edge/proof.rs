@@ -223,6 +223,29 @@ async fn whoever_is_no_stack_of_the_region_gets_no_caller_and_harms_no_region() 
     }
 }
 
+/// Control planes are gone for more than a day, and the issuer's year is over: nobody gets a certificate any more.
+#[tokio::test]
+async fn a_world_whose_issuer_has_ended_still_answers_calls() {
+    const YEAR_H: u32 = 365 * 24;
+    let fleet = Issued::at(hours_ago(YEAR_H + 1));
+    // The last leaves that it signed, which have ended too.
+    let stacks = load(fleet.issue("stack/eu-west/a", 7 * HOUR, hours_ago(9)));
+    let edge = load(fleet.issue("edge/edge-dub", 4 * HOUR, hours_ago(6)));
+    let (address, events) = behind(stacks.clone(), Stack::Serves(Fate::Lives)).await;
+    let snapshot = planned_at(&[("eu-west", address)]).await;
+    let world = World::proving(LITTLE_IS_HELD, &snapshot, Some(edge.clone()));
+    check_served(&world, "eu-west").await;
+    check_unblamed(&world, "eu-west");
+    for of in ["edge", "stack"] {
+        assert_eq!(distrust(&world, "eu-west", of), 0.0, "{of}");
+    }
+    let events = events.lock().clone();
+    assert!(events.iter().all(|event| *event == Event::Proven), "{events:?}");
+    assert!(events.len() < 8, "connections were kept: {events:?}");
+    let links = u64::try_from(events.len()).unwrap();
+    assert_eq!((edge.expired_peers(), stacks.expired_peers()), (links, links));
+}
+
 /// Every stack refuses it, and all of them are well.
 #[tokio::test]
 async fn an_edge_whose_own_certificate_is_bad_blames_itself_until_it_is_renewed() {
