@@ -26,6 +26,8 @@ async fn a_world_serves_calls_whatever_happens_to_it() {
 
     stage.scene("every recorded call is understood through the edges");
     every_recorded_call_is_understood(&stage).await;
+    stage.scene("the command takes no root away under which nodes and stacks work");
+    a_root_in_use_is_not_taken_away(&stage).await;
     stage.scene("the unmodified openai and websockets packages transcribe, speak and take a realtime turn");
     the_openai_package_is_content(&stage).await;
     stage.scene("bad input gets a clear error and harms nobody");
@@ -106,6 +108,60 @@ async fn every_recorded_call_is_understood(stage: &Stage) {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The command asks the control plane, which meets nodes by their streams and stacks by its probes.
+async fn a_root_in_use_is_not_taken_away(stage: &Stage) {
+    let record = stage.world.record().await;
+    let known = async {
+        loop {
+            let known = crate::status(stage).await;
+            // The control plane's first probes may still be under way.
+            if !known.stacks.is_empty() && known.nodes.iter().any(|node| node.connected) {
+                return known;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let known = tokio::time::timeout(Duration::from_secs(60), known)
+        .await
+        .expect("probes meet stacks");
+    let root = &known.stacks[0].root;
+    let folder = tempfile::tempdir().unwrap();
+    let meridian = |words: &str| {
+        let program = world::settings::default_binaries_dir().join("meridian");
+        let mut command = std::process::Command::new(program);
+        command
+            .args(words.split(' '))
+            .arg("--state-dir")
+            .arg(stage.world.state_dir());
+        command.current_dir(folder.path()).output().unwrap()
+    };
+    // A bundle that trusts the world's root and another.
+    assert!(
+        meridian(&format!("cert create-ca next --zone {}", record.zone))
+            .status
+            .success()
+    );
+    let trust = "next/trust.crt";
+    std::fs::copy(folder.path().join("next/root.crt"), folder.path().join(trust)).unwrap();
+    let ours = stage.world.state_dir().join("identity/root.crt");
+    assert!(
+        meridian(&format!("cert trust add {} --trust {trust}", ours.display()))
+            .status
+            .success()
+    );
+    let refused = meridian(&format!("cert trust remove {root} --trust {trust}"));
+    let said = String::from_utf8(refused.stderr).unwrap();
+    let node = known.nodes.iter().find(|node| node.connected).unwrap();
+    assert!(!refused.status.success(), "{said}");
+    for shown in [
+        node.node.as_str(),
+        known.stacks[0].id.as_str(),
+        "still show a certificate under",
+    ] {
+        assert!(said.contains(shown), "{shown}: {said}");
+    }
 }
 
 async fn the_openai_package_is_content(stage: &Stage) {
