@@ -1,7 +1,7 @@
 //! Generates the Rust code for proto/meridian/v1/meridian.proto. Needs protoc (Debian: protobuf-compiler).
 
 /// The messages that `meridian -o json` prints as they are, each field under its name. cli/src/present/json.rs maps the others.
-const PRINTED: [&str; 13] = [
+const PRINTED: [&str; 14] = [
     "Action",
     "Check",
     "EdgeStatus",
