@@ -155,6 +155,11 @@ impl Follower {
             tracing::info!(plan = %snapshot.plan.number(), "starting from the last good plan on disk");
             replace_older(&current, Arc::new(snapshot));
         }
+        let last_good = self.last_good.clone();
+        let adopted = tokio::task::spawn_blocking(move || last_good.adopt()).await;
+        if let Err(error) = adopted.unwrap_or_else(|error| Err(error.into())) {
+            tracing::error!(path = %self.last_good.path().display(), %error, "{}", texts::CANNOT_ADOPT);
+        }
         tokio::select! {
             () = stop => {}
             () = self.follow_all(&current) => {}

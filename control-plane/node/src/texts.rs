@@ -37,6 +37,21 @@ pub(crate) const CANNOT_LOAD: &str =
     "cannot read the last good plan; the node starts without this one. Check the rights of this path: `ls -l`";
 pub(crate) const DAMAGED: &str = "a last good plan is damaged; the node renames it to *.damaged and does not use it";
 
+pub(crate) const PLAN_OF_ANOTHER: &str = "a last good plan has no code of this node's key, so another process wrote it or it is another \
+     node's; the node renames it to *.foreign and does not use it. Find out who writes there: `ls -l`";
+pub(crate) const PLAN_WITHOUT_CODE: &str = "the last good plan is from before codes, or its key was removed; the node takes it this once and \
+     wrote it with a code. If this is not the first start of this release, find out who removed the key";
+pub(crate) const NO_PLAN_KEY: &str =
+    "cannot use the key of the last good plan; the node starts without that plan, and gets one from a control plane";
+pub(crate) const CANNOT_ADOPT: &str = "cannot write the key of the last good plan; the plan is used without it. Check space and rights of this path: `df`, `ls -l`";
+pub(crate) const NOT_A_PLAN_KEY: &str =
+    "it holds no key of 64 hex digits; remove it, and the node makes another one and takes the plan that is there";
+pub(crate) const NO_RANDOM_NUMBERS: &str = "the system has no random numbers; check that /dev/urandom is there";
+
+pub(crate) fn plan_key_is_readable(mode: u32) -> String {
+    format!("others can read it (mode {mode:o}); type `chmod 600` with its path")
+}
+
 // Control planes that do not answer.
 
 pub(crate) const CANNOT_FOLLOW: &str =
@@ -74,6 +89,12 @@ mod tests {
             CANNOT_SAVE,
             CANNOT_LOAD,
             DAMAGED,
+            PLAN_OF_ANOTHER,
+            PLAN_WITHOUT_CODE,
+            NO_PLAN_KEY,
+            CANNOT_ADOPT,
+            NOT_A_PLAN_KEY,
+            NO_RANDOM_NUMBERS,
             CANNOT_FOLLOW,
             CANNOT_RENEW,
             READS_TOO_SLOWLY,
@@ -86,6 +107,7 @@ mod tests {
             invalid("the snapshot is damaged: it does not match its checksum"),
             older_than_on_disk(number, number),
             no_https_url(),
+            plan_key_is_readable(0o644),
         ];
         for text in sentences.iter().map(String::as_str).chain(constants) {
             assert!(text.contains("; "), "says one thing only: {text}");
