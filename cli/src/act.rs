@@ -1,6 +1,6 @@
 //! Requests of operators: move regions, freeze automation, approve, abort, and wait for the outcome.
 
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
 
 use api::{
     Operator, OperatorError, operator,
@@ -121,6 +121,13 @@ pub(crate) enum Request {
     Approve {
         /// The action, as `meridian status` shows it.
         action: String,
+        /// What you agree to, as the line that asks for a second person names it. If the request would do something else by then, the
+        /// approval is refused. Without it, the command shows what the request would do now, and asks if it runs in a terminal.
+        #[arg(long, value_name = "DIGEST")]
+        shown: Option<String>,
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
         #[command(flatten)]
         because: Because,
     },
@@ -306,9 +313,41 @@ async fn read(operator: &Operator, request: Request) -> Result<(Kind, Option<Dur
         Request::Unfreeze { because } => (Kind::Unfreeze(v1::Unfreeze {}), None, because),
         Request::Override { rule, length, because } => (Kind::Override(v1::Override { rule }), Some(length), because),
         Request::Ack { region, because } => (Kind::Ack(v1::AckRegion { region }), None, because),
-        Request::Approve { action, because } => (Kind::Approve(v1::Approve { action }), None, because),
+        Request::Approve {
+            action,
+            shown,
+            yes,
+            because,
+        } => {
+            let shown = match shown {
+                Some(shown) => shown,
+                None => show(operator, &action, yes || because.dry_run).await?,
+            };
+            (Kind::Approve(v1::Approve { action, shown }), None, because)
+        }
         Request::Abort { action, because } => (Kind::Abort(v1::Abort { action }), None, because),
     })
+}
+
+/// Shows what an action would do with a second person's approval, and returns the digest of that. The digest is empty where nothing
+/// waits, which the control plane says better.
+async fn show(operator: &Operator, id: &str, yes: bool) -> Result<String, Failure> {
+    let status = operator.status().await?;
+    let Some(action) = status.actions.into_iter().find(|it| it.id == id) else {
+        return Ok(String::new());
+    };
+    if !action.effects.is_empty() {
+        eprintln!("{}", present::asked_for(&action));
+    }
+    if !yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
+        eprint!("{}", texts::AGREE);
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
+        if !matches!(answer.trim(), "y" | "yes") {
+            return Err(Failure::failed(texts::not_agreed(id)));
+        }
+    }
+    Ok(action.shown)
 }
 
 /// The target whose sessions a drain moves away; `None` for every other action.

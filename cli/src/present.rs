@@ -10,7 +10,7 @@ mod text;
 mod why;
 
 pub(crate) use self::{
-    action::{action, waited},
+    action::{action, asked_for, waited},
     applying::{applied, difference, document_in_force},
     history::history,
     json::document,

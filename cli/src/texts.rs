@@ -60,6 +60,13 @@ pub(crate) fn drain_is_unobserved() -> Error {
     anyhow!("the drain is under way, but the edges that hold its sessions are unknown; add --edge-admin URL")
 }
 
+/// The question before an approval.
+pub(crate) const AGREE: &str = "Type y to agree: ";
+
+pub(crate) fn not_agreed(action: &str) -> Error {
+    anyhow!("nothing was sent, and {action} still waits; `meridian abort {action} --reason WHY` ends it")
+}
+
 /// The newest head that was kept speaks for entries before those of the log alone.
 pub(crate) fn heads_before_log(newest: u64, first: u64) -> Error {
     anyhow!(
@@ -403,6 +410,7 @@ mod tests {
             token_unanswered("https://cp-1 does not answer", file),
             provider_is_away("https://id.example: status 503"),
             heads_before_log(1, 2),
+            anyhow!("{AGREE}; then {}", not_agreed("a1")),
             sealed_too_long(),
             anyhow!("pip names no index; {NAME_AN_INDEX}"),
             anyhow!(no_pip()),

@@ -95,6 +95,10 @@ pub enum IntentKind {
     Approve {
         /// Id of the action to approve.
         action: String,
+        /// The digest of what the approver was shown. `None` in approvals from before the digest was asked for; such an approval is
+        /// refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<String>,
     },
     /// Stop an action, and take its changes back where that is safe.
     Abort {
@@ -185,7 +189,7 @@ impl IntentKind {
             Self::DrainStack { stack } => stack.to_string(),
             Self::Rollout { version } => version.clone(),
             Self::Override { rule } => rule.to_string(),
-            Self::Approve { action } | Self::Abort { action } => action.clone(),
+            Self::Approve { action, .. } | Self::Abort { action } => action.clone(),
             Self::Freeze | Self::Unfreeze => "automation".to_owned(),
         }
     }

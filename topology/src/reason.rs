@@ -181,6 +181,8 @@ pub enum ReasonCode {
     AskedAlready,
     /// Refused: an author cannot approve their own request.
     SamePerson,
+    /// Refused: an approval names other effects than those that the request waits with.
+    ShownChanged,
     /// Refused: no such action exists, or it is over.
     NoSuchAction,
     /// Refused: another rollout is running.

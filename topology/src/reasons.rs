@@ -338,6 +338,10 @@ pages! {
         "The approval came from the person who asked.",
         "The request still waits.",
         "Somebody else types `meridian approve ACTION --reason WHY`.";
+    ShownChanged Request:
+        "The approval is for something else than what the request would do now, or it does not say what was shown.",
+        "The request still waits.",
+        "`meridian approve ACTION --reason WHY` shows what the request would do now, and asks.";
     NoSuchAction Request:
         "There is no such action, or it is over.",
         "Nothing changes.",

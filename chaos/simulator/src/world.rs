@@ -4,7 +4,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use planning::{
-    Input, Lag, Memory, Phase, Report,
+    Action, Input, Lag, Memory, Phase, Report,
     invariants::Invariants,
     next_wake, plan,
     signs_of_life::{self, SignsOfLife},
@@ -363,11 +363,15 @@ impl World {
             let newest = actions.max_by_key(|(_, action)| (action.intent.created_at, action.changed_at));
             newest.map_or("it".to_owned(), |(id, _)| id.clone())
         };
+        // Approvers agree to what they read at that moment.
+        let approve = |action: String| {
+            let shown = self.input.memory.actions.get(&action).and_then(Action::shown_digest);
+            IntentKind::Approve { action, shown }
+        };
         let kind = match &ask.what {
+            Wanted::Kind(IntentKind::Approve { action, .. }) => approve(action.clone()),
             Wanted::Kind(kind) => kind.clone(),
-            Wanted::ApproveIt => IntentKind::Approve {
-                action: newest(&|phase| phase == Phase::AwaitingApproval),
-            },
+            Wanted::ApproveIt => approve(newest(&|phase| phase == Phase::AwaitingApproval)),
             Wanted::AbortIt => IntentKind::Abort {
                 action: newest(&|phase| !phase.is_final()),
             },

@@ -36,6 +36,22 @@ pub(crate) fn action(reply: &v1::ActReply, output: Output) -> String {
     text
 }
 
+/// An action that waits for a second person, for that person.
+pub(crate) fn asked_for(action: &v1::Action) -> String {
+    let v1::Action {
+        id,
+        kind,
+        subject,
+        author,
+        reason,
+        effects,
+        shown,
+        ..
+    } = action;
+    let effects: String = effects.iter().map(|effect| format!("\n  {effect}")).collect();
+    format!("{id} is {kind} {subject}, asked for by {author}: {reason}; the digest of its effects is {shown}:{effects}")
+}
+
 /// The action at the end of `wait`.
 pub(crate) fn waited(action: &v1::Action, output: Output) -> String {
     match output {

@@ -138,6 +138,10 @@ impl TryFrom<v1::act_request::Kind> for IntentKind {
             },
             Kind::Approve(it) => Self::Approve {
                 action: name("action", it.action)?,
+                shown: match &*it.shown {
+                    "" => None,
+                    _ => Some(name("shown", it.shown)?),
+                },
             },
             Kind::Abort(it) => Self::Abort {
                 action: name("action", it.action)?,

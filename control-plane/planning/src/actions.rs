@@ -7,10 +7,11 @@ use std::{
 };
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
 use topology::{EdgeId, Intent, IntentKind, Moment, RegionId};
 use verdict::Before;
 
-use crate::{Believed, Penalty};
+use crate::{Believed, Penalty, texts::part};
 
 /// Time for which ended actions are remembered: a request token that is used again within it is recognised.
 const ENDED_KEPT: Duration = Duration::from_secs(24 * 3600);
@@ -118,6 +119,45 @@ pub struct Action {
     /// The share of each effect that they are shown, in percent of a primary's sessions. It may grow by ten points until they agree.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub shares: BTreeMap<String, u8>,
+}
+
+impl Action {
+    /// The digest that an approval has to repeat; `None` when the action waits for nobody.
+    pub fn shown_digest(&self) -> Option<String> {
+        (self.phase == Phase::AwaitingApproval).then(|| shown_digest(&self.intent, &self.shown, &self.shares))
+    }
+
+    /// The effects that an approver agrees to, in words, with the share of each that has one; none when the action waits for nobody.
+    pub fn effects(&self) -> Vec<String> {
+        if self.phase != Phase::AwaitingApproval {
+            return Vec::new();
+        }
+        let effects = self.shown.iter();
+        effects
+            .map(|(key, text)| part::effect(text, self.shares.get(key).copied()))
+            .collect()
+    }
+}
+
+/// Binds an approval to one order and to all the effects that its approver is shown. The end of the order is left out: for a standing
+/// order it moves with the approval.
+pub(crate) fn shown_digest(
+    order: &Intent,
+    effects: &BTreeMap<String, String>,
+    shares: &BTreeMap<String, u8>,
+) -> String {
+    let Intent {
+        id,
+        kind,
+        author,
+        created_at,
+        reason: _,
+        expires_at: _,
+    } = order;
+    let shown = serde_json::to_vec(&(id, kind, author, created_at, effects, shares));
+    let digest = Sha256::digest(shown.expect("an order and its effects are JSON"));
+    // 64 bits: a requester cannot look for other effects with the same digest, because effects follow from the world.
+    hex::encode(&digest[..8])
 }
 
 /// The author of automatic moves.

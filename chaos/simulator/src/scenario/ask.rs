@@ -98,7 +98,10 @@ pub(super) fn parse_ask(words: &[&str]) -> Result<Ask, String> {
             IntentKind::Override { rule }
         }
         ["acks", name] => IntentKind::Ack { region: region(name)? },
-        ["approves", id] if *id != "it" => IntentKind::Approve { action: text(id) },
+        ["approves", id] if *id != "it" => IntentKind::Approve {
+            action: text(id),
+            shown: None,
+        },
         ["aborts", id] if *id != "it" => IntentKind::Abort { action: text(id) },
         ["approves" | "aborts", _] => {
             let what = if asked[0] == "approves" {

@@ -109,6 +109,8 @@ fn action_message() -> v1::Action {
         edges: 2,
         edges_acknowledged: 1,
         spreads: 8,
+        shown: "5d41402abc4b2a76".into(),
+        effects: vec!["it turns a safety rule off".into()],
     }
 }
 
@@ -116,7 +118,8 @@ fn action_json() -> Value {
     json!({
         "id": "a1", "kind": "failover", "subject": "us-east", "author": "alice", "reason": "power", "phase": "running",
         "owner": 3, "created_at_ms": 4, "changed_at_ms": 5, "expires_at_ms": 6, "approved_by": "bob",
-        "text": "it goes on", "edges": 2, "edges_acknowledged": 1,
+        "text": "it goes on", "edges": 2, "edges_acknowledged": 1, "shown": "5d41402abc4b2a76",
+        "effects": ["it turns a safety rule off"],
     })
 }
 

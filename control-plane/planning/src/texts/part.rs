@@ -306,8 +306,8 @@ pub(crate) fn order_of(kind: &str, subject: &str) -> String {
     format!("{kind} of {subject}")
 }
 
-pub(crate) fn approval_of(action: &str) -> String {
-    format!("approval of {action}")
+pub(crate) fn approval_of(action: &str, shown: &str) -> String {
+    format!("approval of {action} as {shown}")
 }
 
 /// The reason to ask a second person for an order that passes a rule by force.
@@ -329,6 +329,14 @@ pub(crate) fn away_already(others: &[&str]) -> String {
 /// An effect of an order that its approver is shown.
 pub(crate) fn sessions_go(primary: &RegionId, target: &RegionId) -> String {
     format!("sessions of {primary} go to {target}")
+}
+
+/// An effect for an approver who reads all of them.
+pub(crate) fn effect(effect: &str, percent: Option<u8>) -> String {
+    match percent {
+        Some(percent) => format!("{effect}: {percent} %"),
+        None => effect.to_owned(),
+    }
 }
 
 pub(crate) fn grew(effect: &str, is: u8, was: u8) -> String {

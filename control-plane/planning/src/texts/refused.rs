@@ -222,6 +222,21 @@ pub(crate) fn nothing_to_approve(action: &str) -> String {
     format!("no action {action} waits for approval; `meridian status` lists those that do")
 }
 
+pub(crate) fn shown_changed(action: &str, shown: &str, digest: &str, effects: &[String]) -> String {
+    format!(
+        "the approval is for {shown}, and {action} is {digest} by now: {}. It still waits; to agree to this, type `meridian approve {action} \
+         --shown {digest} --reason WHY`",
+        effects.join("; ")
+    )
+}
+
+pub(crate) fn approval_names_nothing_shown(action: &str, digest: &str) -> String {
+    format!(
+        "the approval does not say what was shown, as those of older commands, so {action} still waits. Read it in `meridian status`, \
+         then type `meridian approve {action} --shown {digest} --reason WHY` with a command of this release"
+    )
+}
+
 pub(crate) fn nothing_to_abort(action: &str) -> String {
     format!("no action {action} is under way; `meridian status` lists those that are")
 }

@@ -213,6 +213,19 @@ fn of_refused() -> Vec<Sample> {
         ("guests_are_there", refused::guests_are_there(&west())),
         ("guests_would_be_stranded", refused::guests_would_be_stranded(&west())),
         ("nothing_to_approve", refused::nothing_to_approve("a1")),
+        (
+            "shown_changed",
+            refused::shown_changed(
+                "a1",
+                "5d41402abc4b2a76",
+                "7d793037a0760186",
+                &[part::effect("sessions of us-east go to us-west", Some(60))],
+            ),
+        ),
+        (
+            "approval_names_nothing_shown",
+            refused::approval_names_nothing_shown("a1", "7d793037a0760186"),
+        ),
         ("nothing_to_abort", refused::nothing_to_abort("a1")),
         ("same_person", refused::same_person("alice", "a1")),
     ]
@@ -301,11 +314,16 @@ fn of_waiting() -> Vec<Sample> {
         ),
         (
             "needs_approval",
-            waiting::needs_approval(&order(), [part::may_lose(ANY_LOSS).as_str()], &moves),
+            waiting::needs_approval(
+                &order(),
+                [part::may_lose(ANY_LOSS).as_str()],
+                "5d41402abc4b2a76",
+                &moves,
+            ),
         ),
         (
             "needs_approval_again",
-            waiting::needs_approval_again(&order(), &[part::grew("share", 60, 50)], &moves),
+            waiting::needs_approval_again(&order(), &[part::grew("share", 60, 50)], "5d41402abc4b2a76", &moves),
         ),
     ]
 }

@@ -206,28 +206,33 @@ pub(crate) fn refused_and_stays(nodes_refuse: &str, because: &str) -> String {
 
 // Orders that wait for a second person.
 
-pub(crate) fn needs_approval<'b>(order: &Intent, because: impl IntoIterator<Item = &'b str>, moves: &str) -> String {
+pub(crate) fn needs_approval<'b>(
+    order: &Intent,
+    because: impl IntoIterator<Item = &'b str>,
+    shown: &str,
+    moves: &str,
+) -> String {
     format!(
         "{} by {} needs a second person, because {}: {}",
         order.kind.as_str(),
         order.author,
         join(because, "; and because "),
-        approve(order, moves)
+        approve(order, shown, moves)
     )
 }
 
-pub(crate) fn needs_approval_again(order: &Intent, changed: &[String], moves: &str) -> String {
+pub(crate) fn needs_approval_again(order: &Intent, changed: &[String], shown: &str, moves: &str) -> String {
     format!(
         "{} by {} waits again, because this changed since it was shown: {}; look at it and agree anew: {}",
         order.kind.as_str(),
         order.author,
         changed.join("; "),
-        approve(order, moves)
+        approve(order, shown, moves)
     )
 }
 
-fn approve(order: &Intent, moves: &str) -> String {
-    let command = format!("`meridian approve {} --reason WHY`", order.id);
+fn approve(order: &Intent, shown: &str, moves: &str) -> String {
+    let command = format!("`meridian approve {} --shown {shown} --reason WHY`", order.id);
     match moves {
         "" => command,
         moves => format!("{command} moves {moves}"),

@@ -342,7 +342,15 @@ impl Life {
             Wanted::Unfreeze => IntentKind::Unfreeze,
             Wanted::Override(it) => IntentKind::Override { rule: Rule::ALL[it] },
             Wanted::Ack(it) => IntentKind::Ack { region: region(it) },
-            Wanted::Approve(it) => IntentKind::Approve { action: action(it) },
+            Wanted::Approve(it) => {
+                let action = action(it);
+                let waiting = self.input.memory.actions.get(&action);
+                // One approval in eight is for something older.
+                let shown = waiting
+                    .filter(|_| token % 8 != 0)
+                    .and_then(planning::Action::shown_digest);
+                IntentKind::Approve { action, shown }
+            }
             Wanted::Abort(it) => IntentKind::Abort { action: action(it) },
         };
         let life = if kind.stands() { HOUR } else { REQUEST_LIFE };

@@ -4,7 +4,7 @@ use planning::{Memory, Phase};
 use topology::{IntentKind, ReasonCode, RegionState};
 use verdict::Health;
 
-use crate::world::{HOUR, MINUTE, SECOND, World, approve, fail_over, promote, region};
+use crate::world::{HOUR, MINUTE, SECOND, World, approve, approve_shown, fail_over, promote, region};
 
 fn by_force(name: &str) -> IntentKind {
     IntentKind::Failover {
@@ -158,6 +158,76 @@ fn an_approver_is_asked_again_when_the_order_would_do_another_thing() {
             "sessions of us-east go to us-west"
         ]
     );
+}
+
+/// Both approvers read the same line. The first one's approval has the second one asked for something else, under the same id.
+#[test]
+fn an_approval_is_for_what_its_approver_read() {
+    let mut world = World::new();
+    world.lags("us-east", 5 * SECOND);
+    let asked = world.ask("alice", promote("us-east", Some(HOUR)));
+    let both_read = world.shown(&asked);
+    world.sees("ap-south", Health::Down).pass(MINUTE);
+    world.ask_for("bob", approve_shown(&asked, both_read.clone()), planning::REQUEST_LIFE);
+    assert!(world.waits(ReasonCode::NeedsApproval), "bob is asked again");
+    let now = world.shown(&asked).unwrap();
+    assert_ne!(Some(&now), both_read.as_ref());
+
+    let carols = world.ask_for(
+        "carol",
+        approve_shown(&asked, both_read.clone()),
+        planning::REQUEST_LIFE,
+    );
+    assert_eq!(
+        (world.phase(&asked), world.state("us-east")),
+        (Some(Phase::AwaitingApproval), RegionState::Serving),
+        "carol never read about ap-south"
+    );
+    assert_eq!(world.phase(&carols), None, "a refused approval is no action");
+    let refusal = &world.report.denied[0];
+    assert_eq!(refusal.code, ReasonCode::ShownChanged);
+    for part in [
+        format!("the approval is for {}", both_read.unwrap()),
+        "it may lose up to 3600 s of data; ap-south is away already".to_owned(),
+        "sessions of us-east go to us-west: 100 %".to_owned(),
+        format!("`meridian approve {asked} --shown {now} --reason WHY`"),
+    ] {
+        assert!(refusal.text.contains(&part), "{part}: {}", refusal.text);
+    }
+
+    // An older command names nothing.
+    world.ask_for("carol", approve_shown(&asked, None), planning::REQUEST_LIFE);
+    assert_eq!(world.report.denied[0].code, ReasonCode::ShownChanged);
+    assert_eq!(world.phase(&asked), Some(Phase::AwaitingApproval));
+
+    world.ask_for(
+        "carol",
+        approve_shown(&asked, Some(now.clone())),
+        planning::REQUEST_LIFE,
+    );
+    assert_eq!(world.phase(&asked), Some(Phase::Done));
+    let approved = world.report.changed.iter().find(|it| it.code == ReasonCode::Approved);
+    let text = &approved.unwrap().text;
+    assert!(
+        text.contains(&format!("approval of {asked} as {now}")),
+        "the audit log names it: {text}"
+    );
+}
+
+#[test]
+fn a_name_that_is_used_again_is_another_order() {
+    let shown = |reason: &str, minutes: u64| {
+        let mut world = World::new();
+        world.sees("us-east", Health::Down).pass(10 * SECOND);
+        for _ in 0..minutes {
+            world.pass(MINUTE);
+        }
+        world.ask_as("a1", "alice", fail_over(reason), planning::REQUEST_LIFE);
+        world.shown("a1").unwrap()
+    };
+    assert_eq!(shown("eu-west", 0), shown("eu-west", 0));
+    assert_ne!(shown("eu-west", 0), shown("eu-west", 1), "another time");
+    assert_ne!(shown("eu-west", 0), shown("ap-south", 0), "another region");
 }
 
 #[test]

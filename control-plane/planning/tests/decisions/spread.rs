@@ -156,9 +156,10 @@ fn an_approver_reads_where_sessions_go() {
     });
     world.ask("alice", fail_over("ap-south"));
     let asked = world.ask("alice", fail_over("us-east"));
+    let shown = world.shown(&asked).unwrap();
     let text = format!(
         "failover by alice needs a second person, because ap-south is away already: `meridian approve {asked} \
-         --reason WHY` moves us-east (up to 1,500 sessions) to us-west, then eu-central"
+         --shown {shown} --reason WHY` moves us-east (up to 1,500 sessions) to us-west, then eu-central"
     );
     assert_eq!(world.waiting(ReasonCode::NeedsApproval).text, text);
     assert_eq!(action(&world, &asked).text, text, "as status and why show it");

@@ -16,7 +16,10 @@ fn leaving_a_second_region_takes_a_second_person() {
     assert_eq!(world.phase(&asked), Some(Phase::AwaitingApproval));
     let wait = world.waiting(ReasonCode::NeedsApproval);
     assert!(
-        wait.text.contains(&format!("`meridian approve {asked} --reason WHY`")),
+        wait.text.contains(&format!(
+            "`meridian approve {asked} --shown {} --reason WHY`",
+            world.shown(&asked).unwrap()
+        )),
         "{}",
         wait.text
     );

@@ -172,8 +172,17 @@ impl World {
         self
     }
 
-    /// Makes a request; returns its id.
+    /// The digest of what waits for a second person.
+    pub(crate) fn shown(&self, action: &str) -> Option<String> {
+        self.input.memory.actions.get(action)?.shown_digest()
+    }
+
+    /// Makes a request; returns its id. An approval is for what the action waits with now.
     pub(crate) fn ask(&mut self, who: &str, kind: IntentKind) -> String {
+        let kind = match kind {
+            IntentKind::Approve { action, .. } => approve_shown(&action, self.shown(&action)),
+            kind => kind,
+        };
         self.ask_for(who, kind, planning::REQUEST_LIFE)
     }
 
@@ -327,8 +336,13 @@ pub(crate) fn restore(name: &str) -> IntentKind {
 }
 
 pub(crate) fn approve(action: &str) -> IntentKind {
+    approve_shown(action, None)
+}
+
+pub(crate) fn approve_shown(action: &str, shown: Option<String>) -> IntentKind {
     IntentKind::Approve {
         action: action.to_owned(),
+        shown,
     }
 }
 

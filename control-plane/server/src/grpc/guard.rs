@@ -103,7 +103,7 @@ pub(crate) fn proven(caller: Option<&Caller>) -> Option<&Peer> {
 fn region_of(kind: &IntentKind, view: &View) -> Option<String> {
     let actions = &view.input.memory.actions;
     match kind {
-        IntentKind::Approve { action } | IntentKind::Abort { action } => {
+        IntentKind::Approve { action, .. } | IntentKind::Abort { action } => {
             // No action is an approval or an abort itself, so this ends.
             region_of(&actions.get(action)?.intent.kind, view)
         }

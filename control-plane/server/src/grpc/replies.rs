@@ -249,6 +249,8 @@ pub(super) fn action_message(action: &Action) -> v1::Action {
         expires_at_ms: if standing { action.intent.expires_at } else { Moment(0) }.0,
         approved_by: action.approved_by.clone().unwrap_or_default(),
         text: action.text.clone(),
+        shown: action.shown_digest().unwrap_or_default(),
+        effects: action.effects(),
         ..Default::default()
     }
 }

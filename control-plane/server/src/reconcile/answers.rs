@@ -53,7 +53,7 @@ impl Reconciler {
         let asked = id.and_then(|id| actions.get(id));
         // The answer to an approval is about the approved action.
         let approved = asked.and_then(|action| match &action.intent.kind {
-            IntentKind::Approve { action } => actions.get(action),
+            IntentKind::Approve { action, .. } => actions.get(action),
             _ => None,
         });
         Answer {

@@ -777,6 +777,7 @@ async fn nobody_makes_a_policy_looser_alone() {
     );
     let approve = v1::act_request::Kind::Approve(v1::Approve {
         action: "looser".into(),
+        shown: reply.action.unwrap().shown,
     });
     let agreed = operator::request(approve, "seen together", "somebody else", "agreed", None);
     assert_eq!(act(&people, agreed).await.outcome(), v1::Outcome::Running);

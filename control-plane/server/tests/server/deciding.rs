@@ -968,8 +968,10 @@ async fn an_approver_learns_the_outcome_of_the_action() {
     let leader = Leader::start().await;
     let rule = topology::Rule::ALL[0];
     leader.insist("override", IntentKind::Override { rule }).await;
+    let shown = leader.views.borrow().input.memory.actions["override"].shown_digest();
     let approve = || IntentKind::Approve {
         action: "override".into(),
+        shown: shown.clone(),
     };
     let answer = leader.ask("alice", "mine", approve()).await.unwrap();
     assert_eq!(answer.action, None, "nobody approves what they asked for");

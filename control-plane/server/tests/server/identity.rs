@@ -474,19 +474,23 @@ async fn nobody_is_two_people() {
         author: author.to_owned(),
         ..request(kind.clone(), token, half_an_hour)
     };
-    let approve = |token: &str, author: &str, action: &str| v1::ActRequest {
+    let asked = ada.act(ask("t1", "")).await.unwrap();
+    assert_eq!(asked.outcome(), v1::Outcome::AwaitingApproval);
+    let waiting = asked.action.unwrap();
+    assert_eq!(waiting.author, "ada", "the certificate says so");
+    assert_eq!(waiting.effects, ["it turns a safety rule off"]);
+    let approve_shown = |token: &str, author: &str, action: &str, shown: &str| v1::ActRequest {
         author: author.to_owned(),
         ..request(
             v1::act_request::Kind::Approve(v1::Approve {
                 action: action.to_owned(),
+                shown: shown.to_owned(),
             }),
             token,
             None,
         )
     };
-    let asked = ada.act(ask("t1", "")).await.unwrap();
-    assert_eq!(asked.outcome(), v1::Outcome::AwaitingApproval);
-    assert_eq!(asked.action.unwrap().author, "ada", "the certificate says so");
+    let approve = |token: &str, author: &str, action: &str| approve_shown(token, author, action, &waiting.shown);
 
     let as_bob = ada.act(approve("t2", "bob", "t1")).await.unwrap_err();
     let OperatorError::Rejected(why) = as_bob else {
@@ -516,6 +520,11 @@ async fn nobody_is_two_people() {
         );
     }
     let bob = place.operator("bob", "approver");
+    // An older command sends nothing about what bob was shown.
+    let blind = bob.act(approve_shown("t45", "", "t1", "")).await.unwrap();
+    assert_eq!(blind.outcome(), v1::Outcome::Refused);
+    let remedy = format!("`meridian approve t1 --shown {} --reason WHY`", waiting.shown);
+    assert!(blind.reasons[0].text.contains(&remedy), "{blind:?}");
     let agreed = bob.act(approve("t5", "", "t1")).await.unwrap();
     // No edge follows here, so it is not over.
     assert_eq!(agreed.outcome(), v1::Outcome::Running, "{agreed:?}");

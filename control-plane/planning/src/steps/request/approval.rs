@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     Phase, Report,
+    actions::shown_digest,
     draft::Draft,
     facts::Facts,
     texts::{changed, part, refused},
@@ -15,7 +16,14 @@ use crate::{
 };
 
 /// Carries out an order that waits for this second person.
-pub(super) fn approve(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report, intent: &Intent, id: &str) -> Answer {
+pub(super) fn approve(
+    facts: &Facts<'_>,
+    draft: &mut Draft,
+    report: &mut Report,
+    intent: &Intent,
+    id: &str,
+    shown: Option<&str>,
+) -> Answer {
     let waiting = draft.memory.actions.get(id);
     let waiting = waiting
         .filter(|action| action.phase == Phase::AwaitingApproval)
@@ -28,7 +36,16 @@ pub(super) fn approve(facts: &Facts<'_>, draft: &mut Draft, report: &mut Report,
         let text = refused::same_person(&intent.author, id);
         return Answer::Refused(facts.reason_for(&intent.kind, ReasonCode::SamePerson, text));
     }
-    let why = changed::order(&part::approval_of(id), &intent.author, &intent.reason);
+    // Another approval may have changed what is asked for since this approver read it.
+    let digest = shown_digest(&waiting.intent, &waiting.shown, &waiting.shares);
+    if shown != Some(&*digest) {
+        let text = match shown {
+            Some(shown) => refused::shown_changed(id, shown, &digest, &waiting.effects()),
+            None => refused::approval_names_nothing_shown(id, &digest),
+        };
+        return Answer::Refused(facts.reason_for(&intent.kind, ReasonCode::ShownChanged, text));
+    }
+    let why = changed::order(&part::approval_of(id, &digest), &intent.author, &intent.reason);
     let (approver, mut asked) = (intent.author.clone(), waiting.intent);
     let shown = Shown {
         effects: waiting.shown,

@@ -47,7 +47,9 @@ pub(crate) fn carry_out_request(facts: &Facts<'_>, draft: &mut Draft, report: &m
         return report.deny(refusal);
     }
     let answer = match &intent.kind {
-        IntentKind::Approve { action } => approval::approve(facts, draft, report, &intent, action),
+        IntentKind::Approve { action, shown } => {
+            approval::approve(facts, draft, report, &intent, action, shown.as_deref())
+        }
         _ => carry_out(facts, draft, report, &intent, None),
     };
     match answer {

@@ -7,6 +7,7 @@ use topology::{Intent, IntentKind, Reason, ReasonCode, RegionId, Share, policy::
 use super::{abort, carried::Carried, drain, failover, record::Shown, restore, rollout, standing, switchover};
 use crate::{
     Phase, Report,
+    actions::shown_digest,
     draft::Draft,
     facts::Facts,
     gate::Gate,
@@ -104,9 +105,10 @@ fn needs_approval(
         return None;
     }
     let moves = moves(facts, draft, &before.next.routes);
+    let digest = shown_digest(intent, &shown.effects, &shown.shares);
     let text = match approved {
-        None => waiting::needs_approval(intent, asks.values().map(String::as_str), &moves),
-        Some(_) => waiting::needs_approval_again(intent, &new, &moves),
+        None => waiting::needs_approval(intent, asks.values().map(String::as_str), &digest, &moves),
+        Some(_) => waiting::needs_approval_again(intent, &new, &digest, &moves),
     };
     Some((facts.reason_for(&intent.kind, ReasonCode::NeedsApproval, text), shown))
 }
@@ -189,7 +191,7 @@ fn carry_out_kind(
             abort::abort(facts, gate, draft, report, intent, action, why).map(Carried::from)
         }
         // `approval` carries out an approval, by calling `carry_out` for the other order. An approval itself never waits for one.
-        IntentKind::Approve { action } => {
+        IntentKind::Approve { action, .. } => {
             let text = refused::nothing_to_approve(action);
             Err(facts.reason_for(&intent.kind, ReasonCode::NoSuchAction, text))
         }
