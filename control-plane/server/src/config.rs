@@ -41,6 +41,9 @@ pub struct Config {
     /// The operators whom it gives certificates.
     #[serde(default)]
     pub operators: OperatorsSection,
+    /// The audit log outside of the store.
+    #[serde(default)]
+    pub audit: AuditSection,
     /// The store of decisions; see [`Config::store`].
     store: StoreSection,
 }
@@ -68,6 +71,15 @@ pub struct IdentitySection {
     /// The issuer's key.
     #[serde(default)]
     pub issuer_key: Option<PathBuf>,
+}
+
+/// `[audit]`: the audit log outside of the store.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditSection {
+    /// The folder into which this control plane writes signed heads. Without it only `meridian audit head` exports them.
+    #[serde(default)]
+    pub heads: Option<PathBuf>,
 }
 
 /// `[operators]`: who logs in at this control plane.
@@ -368,6 +380,10 @@ impl Rules for Config {
             let text = "whoever logs in gets a certificate, which this control plane cannot sign; write issuer_certificate and issuer_key in [identity]";
             problems.add("operators", text);
         }
+        if self.audit.heads.is_some() && self.identity.is_none() {
+            let text = "heads are signed with the key of this control plane's certificate, and it has none; write [identity], or remove it";
+            problems.add("audit.heads", text);
+        }
         if self.mode() == Mode::Required
             && let Some(Advertise(url)) = &self.advertise
             && !url.starts_with("https://")
@@ -396,6 +412,7 @@ impl Rules for Config {
             .chain(self.store.paths())
             .chain(identity)
             .chain(operators)
+            .chain(&mut self.audit.heads)
             .collect()
     }
 }
@@ -518,6 +535,15 @@ mod tests {
         );
         let files = "certificate = \"c\"\nkey = \"k\"\ntrust = \"t\"\nissuer_certificate = \"i\"\nissuer_key = \"k\"\n";
         parse("", &format!("{store}[identity]\n{files}")).unwrap();
+    }
+
+    #[test]
+    fn only_a_control_plane_with_a_certificate_signs_heads() {
+        let store = "[store]\nfile = \"f\"\n[audit]\nheads = \"heads\"\n";
+        let error = parse("", store).unwrap_err();
+        assert!(error.contains("audit.heads: heads are signed with the key"), "{error}");
+        let files = "[identity]\ncertificate = \"c\"\nkey = \"k\"\ntrust = \"t\"\n";
+        parse("", &format!("{store}{files}")).unwrap();
     }
 
     #[test]

@@ -9,6 +9,7 @@
 )]
 
 pub mod access;
+mod audit_heads;
 mod claims;
 pub mod config;
 mod dns_timing;

@@ -65,6 +65,9 @@ pub const STORE_STALENESS: &str = "meridian_control_plane_store_staleness_second
 /// Times that the store was restored from an older snapshot.
 pub const STORE_RESTORES: &str = "meridian_control_plane_store_restores";
 
+/// Seconds since the signed head of the audit log was written.
+pub const AUDIT_HEAD_AGE: &str = "meridian_control_plane_audit_head_age_seconds";
+
 /// Seconds for which decisions could not be written; 0 while they can.
 pub const UNWRITTEN: &str = "meridian_control_plane_decisions_unwritten_seconds";
 /// Seconds for which this replica has known no leader; 0 while it leads or knows one.

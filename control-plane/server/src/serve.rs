@@ -19,6 +19,7 @@ use verdict::{Passive, TickReport};
 use crate::{
     Config,
     access::Accesses,
+    audit_heads::{self, HeadAge},
     config::{IdentitySection, OidcSection, StoreConfig},
     grpc::{
         certificates::CertificatesService,
@@ -216,6 +217,16 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
         keeping.keep(records_store, records_stop).await;
         Ok(())
     });
+    if let Some((folder, signer)) = config.audit.heads.clone().zip(own_identity.clone()) {
+        let age = HeadAge::default();
+        registry.register_collector(Box::new(age.clone()));
+        let (store, stop) = (store.clone(), stop.clone());
+        tasks.spawn("audit heads", async move {
+            stop.run_until_cancelled(audit_heads::keep(folder, store, signer, age))
+                .await;
+            Ok(())
+        });
+    }
     let guard = Guard {
         metrics,
         accesses,

@@ -441,7 +441,7 @@ async fn send_audit(
 }
 
 /// The head with the signature of this control plane.
-async fn signed(signer: Arc<Identity>, head: AuditHead) -> Result<v1::SignedHead, Status> {
+pub(crate) async fn signed(signer: Arc<Identity>, head: AuditHead) -> Result<v1::SignedHead, Status> {
     let at = daemon::clock::now();
     let statement = audit::head_to_sign(head.number, &head.hash, at);
     let signing = tokio::task::spawn_blocking(move || signature::sign(signer.files(), &statement));

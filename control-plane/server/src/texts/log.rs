@@ -45,6 +45,9 @@ pub(crate) const PLAN_INVALID: &str = "the plan in force is not valid for the do
 pub(crate) const CANNOT_WRITE: &str = "decisions cannot be written; nodes keep the plan they have, and every tick tries again; check the \
                                        store: `meridian status`";
 
+pub(crate) const CANNOT_WRITE_HEAD: &str = "the signed head of the audit log cannot be written; decisions go on, and every 2 s tries again; \
+                                            check the store, the certificate, and the space and rights of the folder: `df`, `ls -l`";
+
 // Nodes and vantages.
 
 pub(crate) const NODE_LEFT: &str = "a node that follows plans is not in the topology any more; it gets no further plan; stop its process, and \
@@ -113,6 +116,7 @@ mod tests {
             PLAN_INVALID,
             CANNOT_WRITE,
             NODE_LEFT,
+            CANNOT_WRITE_HEAD,
             NODE_IS_AHEAD,
             NEWER_PLAN_UNCONFIRMED,
             NEWER_PLAN_CONTRADICTED,

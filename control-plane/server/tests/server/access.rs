@@ -157,3 +157,59 @@ async fn the_head_of_the_audit_log_is_signed_by_the_control_plane() {
         .any(|it| matches!(it.item, Some(v1::audit_item::Item::SignedHead(_))));
     assert!(!signed, "{items:?}");
 }
+
+/// Nobody asks for these heads: they are in the folder when the log is rewritten.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_control_plane_writes_signed_heads_by_itself() {
+    let mut place = Place::new().await;
+    place.stop();
+    place.add_section("[audit]\nheads = \"heads\"\n");
+    place.start_again().await;
+    place.leads().await;
+    let ada = place.operator("ada", "admin");
+    let folder = place.folder.path().join("heads");
+    let newest = || {
+        let files = std::fs::read_dir(&folder).into_iter().flatten();
+        let files = files.map(|entry| entry.unwrap().path());
+        let newest = files
+            .filter(|path| path.extension().is_some_and(|it| it == "jsonl"))
+            .max()?;
+        let line: serde_json::Value = serde_json::from_slice(&std::fs::read(newest).unwrap()).unwrap();
+        Some(line["signed-head"].clone())
+    };
+    let drain = v1::act_request::Kind::DrainEdge(v1::DrainEdge {
+        edge: "edge-iad".to_owned(),
+    });
+    ada.act(request(drain, "t1", Some(Duration::from_secs(600))))
+        .await
+        .unwrap();
+    let wanted = async {
+        loop {
+            let ends_with = ada
+                .audit(u64::MAX)
+                .await
+                .unwrap()
+                .into_iter()
+                .find_map(|it| match it.item {
+                    Some(v1::audit_item::Item::SignedHead(head)) => Some(head.hash),
+                    _ => None,
+                });
+            match newest() {
+                Some(head) if head["hash"].as_str() == ends_with.as_deref() => return head,
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    };
+    let head = tokio::time::timeout(DEADLINE, wanted)
+        .await
+        .expect("the head of the order");
+    let at = topology::Moment(head["at_ms"].as_u64().unwrap());
+    let (number, hash) = (head["number"].as_u64().unwrap(), head["hash"].as_str().unwrap());
+    let signature = Signature {
+        certificate: head["certificate"].as_str().unwrap().to_owned(),
+        bytes: hex::decode(head["signature"].as_str().unwrap()).unwrap(),
+    };
+    let statement = audit::head_to_sign(number, hash, at);
+    let by = signature.check(&statement, &place.root.certificate, at).unwrap();
+    assert_eq!(by.id.role.to_string(), "control-plane/control-plane");
+}
