@@ -29,6 +29,7 @@ mod labels;
 pub mod lag;
 pub mod listen;
 pub mod process;
+pub mod sealed;
 pub mod secrets;
 pub mod tasks;
 pub mod telemetry;

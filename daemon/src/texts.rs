@@ -98,6 +98,29 @@ pub(crate) fn key_is_not_hex() -> String {
 pub(crate) const KEY_SHAPE: &str =
     "not a key; write \"HEX\", the new and the old key as [\"NEW\", \"OLD\"], or { file = \"PATH\" }";
 
+// Encrypted files.
+
+/// `known` are the names of the keys that are there.
+pub(crate) fn sealed_with_another_key(wanted: &str, known: &[String]) -> String {
+    format!(
+        "it is encrypted with the key {wanted}, and the key file has {}; name the file that it was encrypted to",
+        known.join(" and ")
+    )
+}
+
+pub(crate) const SEALED_CHANGED: &str =
+    "it was changed or cut short since it was encrypted, or its key is another one; fetch it again";
+pub(crate) const NO_RANDOM_NUMBERS: &str = "the system gives no random numbers; check /dev/urandom";
+
+pub(crate) fn sealing_key_has_other_length(file: &Path, bytes: usize, wanted: usize) -> String {
+    let path = file.display();
+    format!("a key in {path} has {bytes} bytes and needs {wanted}; make one: (umask 077; openssl rand -hex 32 >{path})")
+}
+
+pub(crate) fn key_has_other_length(bytes: usize, wanted: usize) -> String {
+    format!("the key has {bytes} bytes and needs {wanted}; {MAKE_KEY}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -120,8 +143,17 @@ mod tests {
             key_file_empty(path),
             key_is_published(),
             key_is_not_hex(),
+            sealed_with_another_key("0badcafe", &["deadbeef".to_owned()]),
+            sealing_key_has_other_length(path, 2, 32),
+            key_has_other_length(2, 32),
         ];
-        let constants = [CUT_AFTER_GRACE, KEY_IN_CONFIGURATION, KEY_SHAPE];
+        let constants = [
+            CUT_AFTER_GRACE,
+            KEY_IN_CONFIGURATION,
+            KEY_SHAPE,
+            SEALED_CHANGED,
+            NO_RANDOM_NUMBERS,
+        ];
         for text in made.iter().map(String::as_str).chain(constants) {
             assert!(text.contains("; "), "says one thing only: {text}");
             assert!(!text.ends_with(['.', ';', ':']) && text.len() < 240, "{text}");

@@ -279,11 +279,12 @@ impl Layout {
         };
         format!(
             "region = {}\nlisten = \"{listen}\"\nadmin_listen = \"{}\"\nengine = \"{engine}\"\nmodels_dir = {}\nhome_city = \"{}\"\n\
-             checkpoint_key = \"{checkpoint_key}\"\nstate_dir = \"state\"\n{STACK_DRAIN}{IDENTITY}mode = \"{}\"\ncontrol_planes = {}\n",
+             checkpoint_key = \"{checkpoint_key}\"\nstate_dir = \"state\"\nstate_key = \"{}\"\n{STACK_DRAIN}{IDENTITY}mode = \"{}\"\ncontrol_planes = {}\n",
             quoted(name),
             self.admin[name],
             quoted(&settings.models_dir.display().to_string()),
             home_city(name),
+            hex::encode(random_bytes::<32>()),
             settings.stacks_admit,
             list(&self.control_plane_urls()),
         )

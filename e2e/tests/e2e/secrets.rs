@@ -40,6 +40,7 @@ pub(crate) async fn nobody_repeats_a_secret(stage: &Stage) {
     for kind in [
         "affinity_key",
         "checkpoint_key",
+        "state_key",
         "identity.key",
         "issuer.key",
         "root.key",

@@ -39,6 +39,10 @@ pub struct Config {
     /// when it is missing, and shares it with no other stack. Without it such sessions end with the process.
     #[serde(default)]
     pub state_dir: Option<PathBuf>,
+    /// The key that encrypts the files in `state_dir`, or the new and the old one. A key of this stack alone. Without it the files are
+    /// sealed and not encrypted.
+    #[serde(default)]
+    pub state_key: Option<daemon::sealed::Keys>,
     /// The releases that can read the checkpoints.
     #[serde(default)]
     pub checkpoint_version: CheckpointVersion,
@@ -356,6 +360,10 @@ impl Rules for Config {
             let text = "the files there need checkpoint_key to seal them; write one, made with `openssl rand -hex 32`";
             problems.add("state_dir", text);
         }
+        if self.state_key.is_some() && self.state_dir.is_none() {
+            let text = "it encrypts the files in state_dir, and there is none; write state_dir = \"state\", or remove state_key";
+            problems.add("state_key", text);
+        }
         for endpoint in self.identity.iter().flat_map(|identity| &identity.control_planes) {
             if !(endpoint.starts_with("https://") && api::connect::is_url(endpoint)) {
                 let text = format!("\"{endpoint}\" is not the URL of a control plane; write \"https://address:port\"");
@@ -448,6 +456,22 @@ mod tests {
     #[test]
     fn three_lines_are_enough() {
         assert_eq!(parse(LEAST).unwrap().engine, EngineKind::Torch);
+    }
+
+    #[test]
+    fn a_key_for_no_files_and_a_key_that_is_none_are_refused() {
+        let key = "ab".repeat(32);
+        let alone = format!("state_key = \"{key}\"\n{LEAST}");
+        let with_files = format!("checkpoint_key = \"{key}\"\nstate_dir = \"state\"\n");
+        assert!(parse(&format!("{with_files}{alone}")).unwrap().state_key.is_some());
+        let error = parse(&alone).unwrap_err().to_string();
+        assert!(
+            error.contains("stack.toml:1: state_key: it encrypts the files in state_dir"),
+            "{error}"
+        );
+        let short = format!("{with_files}state_key = \"abcd\"\n{LEAST}");
+        let error = parse(&short).unwrap_err().to_string();
+        assert!(error.contains("has 2 bytes and needs 32; make one with"), "{error}");
     }
 
     #[test]

@@ -166,8 +166,12 @@ async fn session_store(config: &Config) -> anyhow::Result<(Box<dyn SessionStore>
     let (Some(folder), Some(key)) = (&config.state_dir, &config.checkpoint_key) else {
         return Ok((Box::new(memory), None));
     };
-    let (path, key, home) = (folder.clone(), key.clone(), config.home_city);
-    let open = move || DurableStore::open(memory, path, key, home, daemon::clock::now());
+    let (path, keys, home) = (
+        folder.clone(),
+        (key.clone(), config.state_key.clone()),
+        config.home_city,
+    );
+    let open = move || DurableStore::open(memory, path, keys, home, daemon::clock::now());
     let opened = tokio::task::spawn_blocking(open).await?;
     let (store, writer) = opened.with_context(|| texts::cannot_use_state_dir(folder))?;
     Ok((Box::new(store), Some(writer)))

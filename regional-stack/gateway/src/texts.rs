@@ -147,7 +147,7 @@ pub(crate) fn checkpoint_too_large(bytes_max: usize) -> String {
 pub(crate) const FOLDER_UNUSABLE: &str = "the folder of sessions cannot be used: alarms and timers from before this start are missing, and new \
     ones end with this process; the stack serves on and tries again. Check the disk, and state_dir";
 pub(crate) const FILES_LEFT_ALONE: &str = "files in the folder of sessions hold no session for this stack, which leaves \
-    them alone; `first` names the fault of the first: correct checkpoint_key, or move the files away";
+    them alone; `first` names the fault of the first: correct checkpoint_key or state_key, or move the files away";
 pub(crate) const UNSAVED_AT_THE_END: &str = "the stack ends, and the disk lacks alarms and timers of its sessions; they are lost unless their edges \
     resume the sessions elsewhere. Check the disk of state_dir before the next start";
 pub(crate) const DISK_REFUSES: &str = "sessions cannot be written to disk: their alarms and timers end with this process; the stack serves on \

@@ -22,7 +22,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 fn open(folder: &Path, now: Moment) -> (DurableStore, Writer) {
     let key = serde_json::from_value("ab".repeat(32).into()).unwrap();
     let memory = MemoryStore::new(10, MINUTE);
-    DurableStore::open(memory, folder.to_owned(), key, City::London, now).unwrap()
+    DurableStore::open(memory, folder.to_owned(), (key, None), City::London, now).unwrap()
 }
 
 #[tokio::test]

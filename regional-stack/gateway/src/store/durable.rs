@@ -4,6 +4,7 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use daemon::sealed::Keys;
 use dialogue::City;
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep};
@@ -40,16 +41,17 @@ pub(crate) struct Writer {
 }
 
 impl DurableStore {
-    /// Reads the sessions of the folder, and returns them with the writer that keeps it up to date. `home` stands for a city that this
+    /// Reads the sessions of the folder, and returns them with the writer that keeps it up to date. The keys seal and encrypt its files.
+    /// `home` stands for a city that this
     /// release does not know. An error when another process uses the folder; any other fault is logged, and tried again.
     pub(crate) fn open(
         memory: MemoryStore,
         path: PathBuf,
-        key: CheckpointKey,
+        (key, encrypts): (CheckpointKey, Option<Keys>),
         home: City,
         now: Moment,
     ) -> Result<(Self, Writer), FolderError> {
-        let mut folder = Folder::at(path, key, home);
+        let mut folder = Folder::at(path, key, encrypts, home);
         let marks = Marks::default();
         let read = match folder.prepare() {
             Ok(_) => read(&folder, &memory, &marks, now).map_err(FolderError::from),
@@ -277,7 +279,7 @@ mod tests {
             let key = serde_json::from_value(keys.into()).unwrap();
             let memory = MemoryStore::new(kept_max, MINUTE);
             let now = daemon::clock::now();
-            let (store, writer) = DurableStore::open(memory, folder.to_owned(), key, City::Rome, now).unwrap();
+            let (store, writer) = DurableStore::open(memory, folder.to_owned(), (key, None), City::Rome, now).unwrap();
             let metrics = Metrics::register(&mut Registry::default());
             store.marks.show_in(&metrics);
             Self { store, writer, metrics }
@@ -366,7 +368,7 @@ mod tests {
         let over = with_timer(2 * day);
         let old = Moment(daemon::clock::now().0 - 2 * 86_400_000);
         let key = serde_json::from_value("ab".repeat(32).into()).unwrap();
-        let mut by_hand = Folder::at(folder.path().to_owned(), key, City::Rome);
+        let mut by_hand = Folder::at(folder.path().to_owned(), key, None, City::Rome);
         by_hand.prepare().unwrap();
         by_hand.write("sess_over", &over, old).unwrap();
         drop(by_hand);

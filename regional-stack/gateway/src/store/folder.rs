@@ -1,5 +1,6 @@
 //! The folder of sessions with an alarm or a timer: one file for each, so that alarms and timers outlive the process. A file is sealed
-//! like a checkpoint, and holds the memory of the session, deflated.
+//! like a checkpoint, and holds the memory of the session, deflated. With a key for it (`state_key`) each file is encrypted as well: it
+//! holds what a person said and asked for.
 //!
 //! The stack changes its own files only, and leaves others in the folder alone. Hand-written: a store of keys and values would bring one
 //! file that a crash can spoil for all sessions; here each session is one rename.
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use daemon::sealed::{self, Keys};
 use dialogue::{City, DialogueState};
 use serde::{Deserialize, Serialize};
 use topology::Moment;
@@ -27,6 +29,8 @@ use crate::{
 /// Largest file. The settings and items of a session have at most so many bytes before they are deflated, except with the longest
 /// instructions; then the file holds the alarms alone.
 const FILE_BYTES_MAX: usize = 64 << 10;
+/// Largest file when it is encrypted.
+const ENCRYPTED_BYTES_MAX: usize = FILE_BYTES_MAX + sealed::added_bytes_max(FILE_BYTES_MAX);
 /// An unreadable file is kept for this long: the key or the release that reads it may come back. Afterwards no alarm in it matters.
 const UNREADABLE_AGE_MAX: Duration = Duration::from_secs(30 * 86_400);
 /// The end of a file's name, which begins with the name of its session.
@@ -70,7 +74,7 @@ pub(super) struct Parked {
     pub(super) name: String,
     pub(super) memory: Memory,
     pub(super) saved_at: Moment,
-    /// The old one of two keys sealed it: it must be written anew before operators take that key away.
+    /// The old one of two keys sealed or encrypted it, or it is not encrypted and is to be: it must be written anew.
     pub(super) is_of_old_key: bool,
 }
 
@@ -94,6 +98,12 @@ pub(crate) enum FileError {
         "it is damaged, or sealed with another key; if checkpoint_key was exchanged, list the old key second and restart"
     )]
     Seal(#[from] SealError),
+    #[error("it is encrypted, and this stack has no key for it; write state_key and restart")]
+    NoKey,
+    #[error(
+        "it is damaged, or encrypted with another key; if state_key was exchanged, list the old key second and restart"
+    )]
+    Encrypted,
     #[error(transparent)]
     Form(#[from] FormError),
     #[error("what is in it cannot be read: {0}")]
@@ -120,16 +130,19 @@ pub(crate) enum FolderError {
 pub(super) struct Folder {
     path: PathBuf,
     key: CheckpointKey,
+    encrypts: Option<Keys>,
     home: City,
     lock: Option<File>,
 }
 
 impl Folder {
-    /// A folder; [`Self::prepare`] takes it into use. `home` stands for a city that this release does not know.
-    pub(super) fn at(path: PathBuf, key: CheckpointKey, home: City) -> Self {
+    /// A folder; [`Self::prepare`] takes it into use. `encrypts` has the keys of its files; without any they are not encrypted. `home`
+    /// stands for a city that this release does not know.
+    pub(super) fn at(path: PathBuf, key: CheckpointKey, encrypts: Option<Keys>, home: City) -> Self {
         Self {
             path,
             key,
+            encrypts,
             home,
             lock: None,
         }
@@ -196,15 +209,33 @@ impl Folder {
     fn read_one(&self, path: &Path, name: &str, now: Moment) -> Result<Parked, FileError> {
         let mut bytes = Vec::new();
         File::open(path)?
-            .take(FILE_BYTES_MAX as u64 + 1)
+            .take(ENCRYPTED_BYTES_MAX as u64 + 1)
             .read_to_end(&mut bytes)?;
         self.parse(&bytes, name, now)
     }
 
     fn parse(&self, bytes: &[u8], name: &str, now: Moment) -> Result<Parked, FileError> {
-        if bytes.len() > FILE_BYTES_MAX {
+        let is_encrypted = sealed::is_sealed(bytes);
+        let bytes_max = match is_encrypted {
+            true => ENCRYPTED_BYTES_MAX,
+            false => FILE_BYTES_MAX,
+        };
+        if bytes.len() > bytes_max {
             return Err(FileError::TooLarge);
         }
+        let (plain, is_as_written);
+        let bytes = match (&self.encrypts, is_encrypted) {
+            (Some(keys), true) => {
+                is_as_written = keys.is_newest_of(bytes);
+                plain = sealed::open(bytes, keys).map_err(|_| FileError::Encrypted)?;
+                &plain[..]
+            }
+            (None, true) => return Err(FileError::NoKey),
+            (keys, false) => {
+                is_as_written = keys.is_none();
+                bytes
+            }
+        };
         let opened = self.key.open_of_any_age(bytes)?;
         let (session, memory) = read_state(opened.state, self.home)?;
         if session != name {
@@ -215,7 +246,7 @@ impl Folder {
             memory,
             // A clock that was ahead must not keep a session for ever.
             saved_at: opened.sealed_at.min(now),
-            is_of_old_key: opened.is_of_old_key,
+            is_of_old_key: opened.is_of_old_key || !is_as_written,
         })
     }
 
@@ -223,8 +254,13 @@ impl Folder {
     /// power cut can still take it back.
     pub(super) fn write(&self, name: &str, memory: &Memory, now: Moment) -> std::io::Result<()> {
         let state = write_state(name, memory).ok_or(ErrorKind::FileTooLarge)?;
+        let mut file = self.key.seal(&state, now);
+        if let Some(keys) = &self.encrypts {
+            // The whole file with a key of its own, each time: far less work than the disk has with it.
+            file = sealed::seal(&file, keys).map_err(std::io::Error::other)?;
+        }
         let unfinished = self.file(name, UNFINISHED)?;
-        let written = write_file(&unfinished, &self.key.seal(&state, now));
+        let written = write_file(&unfinished, &file);
         let finished = written.and_then(|()| std::fs::rename(&unfinished, self.file(name, EXTENSION)?));
         if finished.is_err() {
             // A full disk must not keep half a file as well.
@@ -338,7 +374,7 @@ mod tests {
     }
 
     fn folder(path: &Path) -> Folder {
-        let mut folder = Folder::at(path.to_owned(), key("ab"), City::London);
+        let mut folder = Folder::at(path.to_owned(), key("ab"), None, City::London);
         folder.prepare().unwrap();
         folder
     }
@@ -460,7 +496,7 @@ mod tests {
         let folder = folder(place.path());
         let file = |name: &str| place.path().join(name);
         folder.write("sess_good", &with_alarm(None), NOW).unwrap();
-        let foreign = Folder::at(place.path().to_owned(), key("cd"), City::London);
+        let foreign = Folder::at(place.path().to_owned(), key("cd"), None, City::London);
         foreign.write("sess_foreign", &with_alarm(None), NOW).unwrap();
         std::fs::copy(file("sess_good.session"), file("sess_copy.session")).unwrap();
         std::fs::write(file("sess_long.session"), vec![0; FILE_BYTES_MAX + 1]).unwrap();
@@ -502,11 +538,71 @@ mod tests {
         assert_eq!((found[0].is_of_old_key, found[0].saved_at), (true, NOW));
     }
 
+    fn state_keys(keys: &[&str]) -> Option<Keys> {
+        let keys: Vec<String> = keys.iter().map(|key| key.repeat(32)).collect();
+        (!keys.is_empty()).then(|| serde_json::from_value(keys.into()).unwrap())
+    }
+
+    #[test]
+    fn an_encrypted_file_shows_nothing_and_opens_with_its_key_alone() {
+        let place = tempfile::tempdir().unwrap();
+        let mut folder = folder(place.path());
+        let memory = with_alarm(Some("{\"instructions\":\"speak softly\"}"));
+        let read_file = || std::fs::read(place.path().join("sess_1.session")).unwrap();
+        folder.write("sess_1", &memory, NOW).unwrap();
+        // The same memory at the same moment is the same file, until it is encrypted.
+        let plain = read_file();
+        let is_shown = |bytes: &[u8]| {
+            let parts: std::collections::HashSet<&[u8]> = plain.windows(12).collect();
+            bytes.windows(12).any(|window| parts.contains(window))
+        };
+        assert!(is_shown(&plain));
+
+        // A plain file is read, and to be written anew; so is one of the old key.
+        for (keys, is_old) in [
+            (&["11"][..], true),
+            (&["11"][..], false),
+            (&["22", "11"][..], true),
+            (&["22"][..], false),
+        ] {
+            folder.encrypts = state_keys(keys);
+            let (found, reading) = read(&folder, NOW);
+            assert_eq!((found.len(), reading.first), (1, None), "{keys:?}");
+            assert_eq!(
+                (&found[0].memory, found[0].is_of_old_key),
+                (&memory, is_old),
+                "{keys:?}"
+            );
+            folder.write("sess_1", &memory, NOW).unwrap();
+            assert!(sealed::is_sealed(&read_file()) && !is_shown(&read_file()), "{keys:?}");
+        }
+        for (keys, says) in [
+            (&["11"][..], "list the old key second"),
+            (&[][..], "write state_key and restart"),
+        ] {
+            folder.encrypts = state_keys(keys);
+            let (found, reading) = read(&folder, NOW);
+            assert_eq!((found.len(), reading.skipped), (0, 1));
+            assert!(reading.first.as_ref().unwrap().contains(says), "{reading:?}");
+        }
+        folder.encrypts = state_keys(&["22"]);
+        let whole = read_file();
+        for at in 0..whole.len() {
+            let mut changed = whole.clone();
+            changed[at] ^= 1;
+            assert!(folder.parse(&changed, "sess_1", NOW).is_err(), "byte {at}");
+        }
+        assert!(
+            folder.parse(&whole, "sess_2", NOW).is_err(),
+            "the file of another session"
+        );
+    }
+
     #[test]
     fn one_process_uses_a_folder() {
         let place = tempfile::tempdir().unwrap();
         let first = folder(place.path());
-        let mut second = Folder::at(place.path().to_owned(), key("ab"), City::London);
+        let mut second = Folder::at(place.path().to_owned(), key("ab"), None, City::London);
         assert!(matches!(second.prepare(), Err(FolderError::InUse)));
         drop(first);
         second.prepare().unwrap();
