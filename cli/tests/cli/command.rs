@@ -165,7 +165,10 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
     let changed = run(&[&as_bob[..], &bob, &elsewhere].concat(), 3, "shown-changed");
     assert!(changed.contains("meridian approve move-2 --shown "), "{changed}");
     let agreed = run(&[&as_bob[..], &bob].concat(), 0, "switchover by alice: a test");
-    assert!(agreed.contains("move-2 is switchover eu-west, asked for by alice: a test"), "{agreed}");
+    assert!(
+        agreed.contains("move-2 is switchover eu-west, asked for by alice: a test"),
+        "{agreed}"
+    );
     let denied = [&["abort", "move-2", "--reason", "a test"], &bob[..]].concat();
     run(&denied, 1, "it needs the role operator in eu-west");
     run(&["status"], 0, "draining 75 %");
