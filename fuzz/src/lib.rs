@@ -11,9 +11,11 @@ mod targets {
     pub(crate) mod dns;
     pub(crate) mod frames;
     pub(crate) mod http;
+    pub(crate) mod operators;
     pub(crate) mod orders;
     pub(crate) mod reports;
     pub(crate) mod scenarios;
+    pub(crate) mod sealed_files;
     pub(crate) mod snapshots;
     pub(crate) mod tokens;
     pub(crate) mod topologies;
@@ -24,7 +26,7 @@ mod targets {
 pub type Target = (&'static str, fn(&[u8]));
 
 /// Every target, by name.
-pub const TARGETS: [Target; 20] = [
+pub const TARGETS: [Target; 23] = [
     ("audit-logs", targets::audit_logs::read),
     ("certificates", targets::certificates::read),
     ("checkpoints", gateway::fuzzing::checkpoint),
@@ -36,9 +38,12 @@ pub const TARGETS: [Target; 20] = [
     ("http-requests", targets::http::pass_on_request),
     ("http-responses", targets::http::pass_on_response),
     ("ogg-opus", gateway::fuzzing::ogg_opus),
+    ("identity-provider", oidc::fuzzing::answer),
+    ("operators", targets::operators::read),
     ("orders", targets::orders::read),
     ("reports", targets::reports::judge),
     ("scenarios", targets::scenarios::read),
+    ("sealed-files", targets::sealed_files::open),
     ("session-files", gateway::fuzzing::session_file),
     ("snapshots", targets::snapshots::take_into_force),
     ("tokens", targets::tokens::verify),

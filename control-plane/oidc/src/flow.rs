@@ -159,6 +159,19 @@ pub fn sign_in(
     Err(NotSignedIn::Ended)
 }
 
+/// Reads one body as every answer of the flow, for the fuzzer: no provider makes the command wait for longer than the limits here.
+pub(crate) fn read_answer(text: &str) {
+    let begun: Begun = http::parsed("", texts::DEVICE_CODE, text).unwrap_or_default();
+    let mut pace = Pace::of(&begun);
+    assert!(pace.left <= FLOW_MAX, "{:?}", pace.left);
+    if let Ok(answer) = http::parsed::<Answer>("", texts::OAUTH_ANSWER, text) {
+        let has_token = answer.id_token.is_some() && answer.error.is_none();
+        let next = pace.after(answer);
+        assert_eq!(matches!(next, Ok(Next::Done(_))), has_token, "an error is no login");
+    }
+    assert!(pace.interval >= Duration::from_secs(1) && pace.interval <= INTERVAL_MAX);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

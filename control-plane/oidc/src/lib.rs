@@ -8,6 +8,7 @@
 
 pub mod fixtures;
 pub mod flow;
+pub mod fuzzing;
 mod http;
 mod person;
 mod provider;
