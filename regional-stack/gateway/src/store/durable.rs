@@ -42,8 +42,8 @@ pub(crate) struct Writer {
 
 impl DurableStore {
     /// Reads the sessions of the folder, and returns them with the writer that keeps it up to date. The keys seal and encrypt its files.
-    /// `home` stands for a city that this
-    /// release does not know. An error when another process uses the folder; any other fault is logged, and tried again.
+    /// `home` stands for a city that this release does not know. An error when another process uses the folder; any other fault is
+    /// logged, and tried again.
     pub(crate) fn open(
         memory: MemoryStore,
         path: PathBuf,
