@@ -1,6 +1,6 @@
 //! Requests of operators: move regions, freeze automation, approve, abort, and wait for the outcome.
 
-use std::{io::IsTerminal as _, path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
 use api::{
     Operator, OperatorError, operator,
@@ -14,7 +14,7 @@ use crate::{
     edges::{self, Emptied},
     exit::{self, Failure},
     length::parse_length,
-    output::{Output, complain, print},
+    output::{Output, ask, complain, print},
     present, texts,
 };
 
@@ -337,13 +337,11 @@ async fn show(operator: &Operator, id: &str, yes: bool) -> Result<String, Failur
         return Ok(String::new());
     };
     if !action.effects.is_empty() {
-        eprintln!("{}", present::asked_for(&action));
+        complain(&present::asked_for(&action));
     }
-    if !yes && std::io::stdin().is_terminal() && std::io::stderr().is_terminal() {
-        eprint!("{}", texts::AGREE);
-        let mut answer = String::new();
-        std::io::stdin().read_line(&mut answer).map_err(anyhow::Error::from)?;
-        if !matches!(answer.trim(), "y" | "yes") {
+    if !yes {
+        let answer = ask(texts::AGREE).map_err(anyhow::Error::from)?;
+        if answer.is_some_and(|answer| !matches!(answer.as_str(), "y" | "yes")) {
             return Err(Failure::failed(texts::not_agreed(id)));
         }
     }

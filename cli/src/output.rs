@@ -29,6 +29,22 @@ pub(crate) fn complain(text: &str) {
     let _ = writeln!(std::io::stderr(), "meridian: {text}");
 }
 
+/// Asks the person at the terminal. `None` if there is no terminal.
+///
+/// # Errors
+///
+/// The terminal's.
+pub(crate) fn ask(question: &str) -> std::io::Result<Option<String>> {
+    use std::io::{IsTerminal as _, Write as _};
+    if !std::io::stdin().is_terminal() || !std::io::stderr().is_terminal() {
+        return Ok(None);
+    }
+    write!(std::io::stderr(), "{}", for_terminal(question))?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(Some(answer.trim().to_owned()))
+}
+
 /// Reads the command line. A wrong one, or a request for help, is answered here and ends the process.
 pub(crate) fn options<O: Parser>() -> O {
     let error = match O::try_parse() {

@@ -6,6 +6,8 @@
 //! every chunk.
 //!
 //! Own code around ring, which is here already: the crate age brings 59 others.
+//!
+//! Why it is so: docs/decisions/33-files-at-rest.md.
 
 use std::{fmt, path::Path, sync::Arc};
 
