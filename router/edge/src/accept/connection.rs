@@ -211,7 +211,7 @@ impl Server {
         let _token = self.edge.sessions.speaks_http2();
         drop(arriving);
         let shutdown = self.shutdown.subscribe();
-        let transport = Transport::http2(io, fd, device, read, self.edge.config.timeouts.close.0);
+        let transport = Transport::http2(io, fd, device, read, &self.edge.config);
         let mut serving = pin!(self.proxy.process_new(Box::new(transport), &shutdown));
         tokio::select! {
             _ = &mut serving => return,
@@ -228,8 +228,7 @@ impl Server {
             return;
         };
         let gate = Gate::default();
-        let closing = self.edge.config.timeouts.close.0;
-        let mut stream: Stream = Box::new(Transport::http1(io, fd, device, gate.clone(), closing));
+        let mut stream: Stream = Box::new(Transport::http1(io, fd, device, gate.clone(), &self.edge.config));
         let mut settings = None;
         loop {
             let (Head { bytes: mut head, len }, mut begun) = for_pingora;

@@ -18,13 +18,14 @@ use pingora_core::protocols::{
     UniqueIDType, l4, raw_connect::ProxyDigest, tls::SslDigest,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, BufWriter, ReadBuf},
+    io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufWriter, ReadBuf},
     time::Instant,
 };
 
 use crate::{
+    Config,
     deadline::Deadline,
-    device::{self, Io, LAST_WORDS_BYTES_MAX},
+    device::{Io, LAST_WORDS_BYTES_MAX},
     http1::{Body, Broken, Peer},
     request::device_connection::AHEAD_BYTES_MAX,
 };
@@ -44,10 +45,42 @@ pub struct Transport<T: Io> {
     socket: Arc<SocketDigest>,
     has_tls: bool,
     gate: Gate,
+    patience: Patience,
+    /// Set when the edge has written its last bytes.
+    last_words: Option<LastWords>,
+}
+
+/// The limits in which a device may end its part of a connection.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
     /// Longest time for the device to take part in closing.
     closing: Duration,
-    /// With HTTP/2: set when the edge has written its last bytes.
-    last_words: Option<LastWords>,
+    /// The same for a device that still sends the body of a refused request, and the most bytes of it. Many clients read no answer
+    /// before they sent their whole request.
+    sending: Duration,
+    body_bytes_max: u64,
+}
+
+impl Patience {
+    fn of(config: &Config) -> Self {
+        Self {
+            closing: config.timeouts.close.0,
+            sending: config.timeouts.device.0,
+            body_bytes_max: config.limits.body_bytes_max,
+        }
+    }
+
+    fn last_words(self, owes_body: bool) -> LastWords {
+        let (limit, bytes) = match owes_body {
+            true => (self.sending, self.body_bytes_max),
+            false => (self.closing, LAST_WORDS_BYTES_MAX),
+        };
+        LastWords {
+            until: Instant::now() + limit,
+            timer: Deadline::default(),
+            bytes_left: bytes,
+        }
+    }
 }
 
 /// The limits of the last words: the edge reads and drops the bytes of a device until the device closes, or until one of these
@@ -56,7 +89,7 @@ pub struct Transport<T: Io> {
 struct LastWords {
     until: Instant,
     timer: Deadline,
-    bytes_left: usize,
+    bytes_left: u64,
 }
 
 /// The bytes of a device that pingora may read: one request, to the last byte of its body. Bytes of the next request wait here,
@@ -93,6 +126,11 @@ impl Gate {
         let mut passing = self.lock();
         passing.body = None;
         std::mem::take(&mut passing.ahead)
+    }
+
+    /// Whether the device still sends the body of the request.
+    fn owes_body(&self) -> bool {
+        self.lock().body.as_ref().is_some_and(|body| !body.is_done())
     }
 
     fn lock(&self) -> MutexGuard<'_, Passing> {
@@ -139,7 +177,7 @@ impl Passing {
 
 impl<T: Io> Transport<T> {
     /// HTTP/1.1.
-    pub fn http1(io: T, fd: RawFd, device: Peer, gate: Gate, closing: Duration) -> Self {
+    pub fn http1(io: T, fd: RawFd, device: Peer, gate: Gate, config: &Config) -> Self {
         let socket = SocketDigest::from_raw_fd(fd);
         // The edge knows the address; pingora would ask the kernel.
         let _ = socket.peer_addr.set(Some(l4::socket::SocketAddr::Inet(device.address)));
@@ -151,17 +189,17 @@ impl<T: Io> Transport<T> {
             socket: Arc::new(socket),
             has_tls: device.has_tls,
             gate,
-            closing,
+            patience: Patience::of(config),
             last_words: None,
         }
     }
 
     /// HTTP/2, of which `replay` was read already.
-    pub fn http2(io: T, fd: RawFd, device: Peer, replay: BytesMut, closing: Duration) -> Self {
+    pub fn http2(io: T, fd: RawFd, device: Peer, replay: BytesMut, config: &Config) -> Self {
         Self {
             replay,
             http2: true,
-            ..Self::http1(io, fd, device, Gate::default(), closing)
+            ..Self::http1(io, fd, device, Gate::default(), config)
         }
     }
 }
@@ -205,20 +243,14 @@ impl<T: Io> AsyncWrite for Transport<T> {
         Pin::new(&mut self.io).poll_flush(cx)
     }
 
-    /// With HTTP/2 this is the last call before the socket closes: a device still sends window updates, acknowledgements and its
-    /// own GOAWAY, and closing with such bytes unread resets the connection (see `device::goodbye`).
+    /// This is pingora's last call before the socket closes, and closing with unread bytes resets the connection, which may cost the
+    /// device its answer (see `device::goodbye`). A device of HTTP/1.1 may still send the body of a refused request; one of HTTP/2
+    /// sends window updates, acknowledgements and its own GOAWAY.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if !this.http2 {
-            return Pin::new(&mut this.io).poll_shutdown(cx);
-        }
         if this.last_words.is_none() {
             ready!(Pin::new(&mut this.io).poll_shutdown(cx))?;
-            this.last_words = Some(LastWords {
-                until: Instant::now() + this.closing,
-                timer: Deadline::default(),
-                bytes_left: usize::try_from(LAST_WORDS_BYTES_MAX).unwrap_or(usize::MAX),
-            });
+            this.last_words = Some(this.patience.last_words(this.gate.owes_body()));
         }
         let Some(last) = &mut this.last_words else {
             return Poll::Ready(Ok(()));
@@ -230,7 +262,7 @@ impl<T: Io> AsyncWrite for Transport<T> {
             if sink.filled().is_empty() {
                 break;
             }
-            last.bytes_left = last.bytes_left.saturating_sub(sink.filled().len());
+            last.bytes_left = last.bytes_left.saturating_sub(sink.filled().len() as u64);
         }
         Poll::Ready(Ok(()))
     }
@@ -239,9 +271,8 @@ impl<T: Io> AsyncWrite for Transport<T> {
 #[async_trait]
 impl<T: Io> Shutdown for Transport<T> {
     async fn shutdown(&mut self) {
-        // The kernel drops undelivered bytes of a socket that is closed with unread ones: bytes behind the request must not cost the
-        // device its answer.
-        device::goodbye(&mut self.io, self.closing).await;
+        // An error means that the peer left or does not read; the connection ends in any case.
+        let _ = AsyncWriteExt::shutdown(self).await;
     }
 }
 

@@ -15,7 +15,9 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::Method;
 use pingora_core::{
-    Error, ErrorSource, ErrorType, Result, RetryType, modules::http::HttpModules, protocols::Digest,
+    Error, ErrorSource, ErrorType, Result, RetryType,
+    modules::http::HttpModules,
+    protocols::{Digest, http::ServerSession},
     upstreams::peer::HttpPeer,
 };
 use pingora_http::{RequestHeader, ResponseHeader};
@@ -464,6 +466,13 @@ impl ProxyHttp for Pingora {
             && let Err(error) = write(&self.chooser.edge, session, ctx, &answer).await
         {
             tracing::debug!(request_id = %ctx.stamp.id, %error, "the device left before it got the answer");
+        }
+        // pingora closes the connection at once, also while the device still sends. One that was too slow gets no more time.
+        if let ServerSession::H1(http1) = session.as_mut()
+            && !matches!(error_code, 0 | 408)
+        {
+            (ctx.choice.in_flight, ctx.proxied.serving) = (None, None);
+            http1.shutdown().await;
         }
         FailToProxy {
             error_code,

@@ -110,6 +110,23 @@ async fn a_client_that_asks_too_often_is_slowed_down_and_one_that_returns_is_not
     world.open(&[("meridian-affinity", &token)]).await;
 }
 
+/// Many clients read no answer before they sent their whole request, `http.client` of Python among them.
+#[tokio::test]
+async fn a_refusal_reaches_a_device_that_sends_its_whole_body_first() {
+    let world = World::with("limits.client_requests_per_s = 1\nlimits.client_burst = 2", WORKS).await;
+    let post = |path: &str, length: usize| {
+        let head = format!("POST {path} HTTP/1.1\r\nHost: v\r\nContent-Length: {length}\r\n\r\n");
+        head + &"x".repeat(length)
+    };
+    let answer = world.ask(&post("/nope", 1_500_000)).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    for path in ["/v1/audio/transcriptions", "/nope"] {
+        let answer = slowed_down(&world, &post(path, 600_000)).await;
+        assert!(answer.starts_with("HTTP/1.1 429 "), "{path}: {answer}");
+        assert!(answer.contains("rate_limited"), "{path}: {answer}");
+    }
+}
+
 /// The answer to the first request that the edge refuses, of at most twenty; a second between two requests allows one more.
 async fn slowed_down(world: &World, request: &str) -> String {
     let mut answer = String::new();
