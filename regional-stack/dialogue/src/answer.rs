@@ -11,6 +11,7 @@ use crate::{
     grammar::Grammar,
     interpret::{Interpretation, Origin, interpret, read_as},
     lexicon, numbers,
+    quantity::unit_s,
     request::Request,
     slot::Captured,
     state::{DialogueState, Topic},
@@ -164,10 +165,21 @@ fn answer(topic: &Topic, state: &DialogueState, words: &[&str], now: Moment) -> 
         return None;
     }
     match topic {
-        Topic::TimerLength { name } => timer_length(words).map(|duration_s| Command::TimerSet {
-            duration_s: Some(duration_s),
-            name: name.clone(),
-        }),
+        Topic::TimerLength { name, number } => {
+            // "set a timer for ten", "minutes"
+            let unit = match words {
+                [unit] => number.zip(unit_s(unit)),
+                _ => None,
+            };
+            let duration_s = match unit {
+                Some((number, unit_s)) => number.checked_mul(unit_s)?,
+                None => timer_length(words)?,
+            };
+            Some(Command::TimerSet {
+                duration_s: Some(duration_s),
+                name: name.clone(),
+            })
+        }
         Topic::TimerChange { which } => timer_length(words).map(|duration_s| Command::TimerChange {
             which: which.clone(),
             duration_s: Some(duration_s),
@@ -194,36 +206,37 @@ fn answer(topic: &Topic, state: &DialogueState, words: &[&str], now: Moment) -> 
         Topic::AlarmMove { which } => TIMES.answer(words, |slots| {
             let (time, day) = slots.when();
             time.is_some().then_some(Command::AlarmMove {
-                which: *which,
+                which: which.clone(),
                 time,
                 day,
             })
         }),
-        Topic::WhichTimer { add_s } => {
-            let which = timers(state, words)?;
+        Topic::WhichTimer { add_s, listed } => {
+            let which = timers(state, listed, words)?;
             Some(match add_s {
                 Some(add_s) => Command::TimerAdd { which, add_s: *add_s },
                 None => Command::TimerCancel { which },
             })
         }
-        Topic::WhichToShorten { take_s } => Some(Command::TimerSubtract {
-            which: timers(state, words)?,
+        Topic::WhichToShorten { take_s, listed } => Some(Command::TimerSubtract {
+            which: timers(state, listed, words)?,
             take_s: *take_s,
         }),
-        Topic::WhichToChange { duration_s } => Some(Command::TimerChange {
-            which: one_timer(state, words)?,
+        Topic::WhichToChange { duration_s, listed } => Some(Command::TimerChange {
+            which: one_timer(state, listed, words)?,
             duration_s: *duration_s,
         }),
-        Topic::WhichAlarm => {
-            let which = if is_all(&said) {
-                AlarmChoice::All
-            } else {
-                one_alarm(state, words)?
+        Topic::WhichAlarm { listed } => {
+            let which = match (is_all(&said), listed.as_slice()) {
+                (false, _) => one_alarm(state, listed, words)?,
+                // The release that asked did not write down which alarms it listed, so this one asks again.
+                (true, []) => AlarmChoice::Any,
+                (true, listed) => AlarmChoice::All.among(listed),
             };
             Some(Command::AlarmCancel { which })
         }
-        Topic::WhichToMove { time, day } => Some(Command::AlarmMove {
-            which: one_alarm(state, words)?,
+        Topic::WhichToMove { time, day, listed } => Some(Command::AlarmMove {
+            which: one_alarm(state, listed, words)?,
             time: *time,
             day: *day,
         }),
@@ -268,19 +281,26 @@ fn timer_length(words: &[&str]) -> Option<u32> {
 }
 
 /// The timers that `words` choose from those that the question listed.
-fn timers(state: &DialogueState, words: &[&str]) -> Option<TimerChoice> {
-    if is_all(&words.join(" ")) {
-        Some(TimerChoice::All)
-    } else {
-        one_timer(state, words)
+fn timers(state: &DialogueState, listed: &[Moment], words: &[&str]) -> Option<TimerChoice> {
+    match (is_all(&words.join(" ")), listed) {
+        (false, _) => one_timer(state, listed, words),
+        // The release that asked did not write down which timers it listed, so this one asks again.
+        (true, []) => Some(TimerChoice::Any),
+        (true, listed) => Some(TimerChoice::All.among(listed)),
     }
 }
 
-fn one_timer(state: &DialogueState, words: &[&str]) -> Option<TimerChoice> {
-    if let Some(number) = nth(words, state.timers.len()) {
-        return Some(TimerChoice::Nth(number));
+fn one_timer(state: &DialogueState, listed: &[Moment], words: &[&str]) -> Option<TimerChoice> {
+    let in_order_of_setting: Vec<Moment> = state.timers.iter().map(|timer| timer.ends_at).collect();
+    let listed = if listed.is_empty() {
+        &in_order_of_setting
+    } else {
+        listed
+    };
+    if let Some(number) = nth(words, listed.len()) {
+        return Some(TimerChoice::Nth(number).among(listed));
     }
-    TIMERS.answer(words, |slots| match (&slots.name, slots.duration_s()) {
+    let choice = TIMERS.answer(words, |slots| match (&slots.name, slots.duration_s()) {
         // A name that no timer has is no answer: "turn left".
         (Some(name), _) => {
             let names = state.timers.iter().filter_map(|timer| timer.name.as_ref());
@@ -289,22 +309,30 @@ fn one_timer(state: &DialogueState, words: &[&str]) -> Option<TimerChoice> {
         }
         (None, Some(seconds)) => Some(TimerChoice::Lasting(seconds)),
         (None, None) => None,
-    })
+    });
+    Some(choice?.among(listed))
 }
 
 /// The alarm that `words` choose from those that the question listed.
-fn one_alarm(state: &DialogueState, words: &[&str]) -> Option<AlarmChoice> {
-    if let Some(number) = nth(words, state.alarms.len()) {
-        return Some(AlarmChoice::Nth(number));
+fn one_alarm(state: &DialogueState, listed: &[Moment], words: &[&str]) -> Option<AlarmChoice> {
+    let in_order_of_setting: Vec<Moment> = state.alarms.iter().map(|alarm| alarm.rings_at).collect();
+    let listed = if listed.is_empty() {
+        &in_order_of_setting
+    } else {
+        listed
+    };
+    if let Some(number) = nth(words, listed.len()) {
+        return Some(AlarmChoice::Nth(number).among(listed));
     }
-    ALARMS.answer(words, |slots| {
+    let choice = ALARMS.answer(words, |slots| {
         let (time, day) = slots.when();
         (time.is_some() || day.is_some()).then_some(AlarmChoice::One {
             time,
             day,
             part: slots.part.filter(|_| time.is_none()),
         })
-    })
+    });
+    Some(choice?.among(listed))
 }
 
 /// Index, from 0, of "the second one" among the `count` that the question listed.
@@ -426,13 +454,19 @@ impl Answers {
 pub(crate) fn topic_of_doubt(of: &Command, doubt: Doubt) -> Option<Topic> {
     match (of, doubt) {
         (Command::TimerChange { which, .. }, Doubt::Number) => Some(Topic::TimerChange { which: which.clone() }),
-        (Command::TimerSet { name, .. }, Doubt::Number) => Some(Topic::TimerLength { name: name.clone() }),
+        (Command::TimerSet { name, .. }, Doubt::Number | Doubt::Unit(_)) => Some(Topic::TimerLength {
+            name: name.clone(),
+            number: match doubt {
+                Doubt::Unit(number) => Some(number),
+                _ => None,
+            },
+        }),
         // The day may have been misunderstood too, so the question asks for day and time.
         (Command::AlarmSet { .. } | Command::AlarmIn { .. }, Doubt::Number) => {
             Some(Topic::AlarmTime { day: None, part: None })
         }
-        (Command::AlarmMove { which, .. }, Doubt::Number) => Some(Topic::AlarmMove { which: *which }),
-        (_, Doubt::Number | Doubt::Opposite | Doubt::Exception) => None,
-        (of, Doubt::Words) => of.phrase().map(|command| Topic::Confirm { command }),
+        (Command::AlarmMove { which, .. }, Doubt::Number) => Some(Topic::AlarmMove { which: which.clone() }),
+        (_, Doubt::Number | Doubt::Unit(_) | Doubt::Opposite | Doubt::Exception | Doubt::Later) => None,
+        (of, Doubt::Words | Doubt::Bare) => of.phrase().map(|command| Topic::Confirm { command }),
     }
 }

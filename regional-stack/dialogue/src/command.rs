@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use topology::Moment;
 
 mod clock;
 mod names;
@@ -168,6 +169,12 @@ pub enum Doubt {
     /// The command does not explain a word that reverses it, so a question that repeats the command would offer the
     /// opposite.
     Opposite,
+    /// The unit of a number was not said: "set a timer for ten".
+    Unit(u32),
+    /// A duration alone: "five minutes". People say such words to each other, so it is an order only if they confirm it.
+    Bare,
+    /// The lights are to be switched at another time, which no skill does.
+    Later,
     /// The command excepts something: "all lights other than the kitchen". Without the exception it would be another
     /// command, often the opposite for the excepted part.
     Exception,
@@ -186,12 +193,20 @@ pub enum TimerChoice {
     Named(String),
     /// "the ten minute timer"; in seconds
     Lasting(u32),
-    /// "the second one", of those that the assistant listed; from 0.
+    /// "the second one", from 0: of the list, within [`Self::Among`]. Alone it comes from the state of an earlier release, which
+    /// counted in the order of setting.
     Nth(usize),
+    /// Of the timers that the assistant's question listed, those that `choice` means.
+    Among {
+        /// The times at which the listed timers end, in the order of the list.
+        listed: Vec<Moment>,
+        /// The choice from the list.
+        choice: Box<TimerChoice>,
+    },
 }
 
 /// The alarms that a request is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum AlarmChoice {
     /// "the alarm"
@@ -208,8 +223,16 @@ pub enum AlarmChoice {
         /// The part of the day in which it rings, if no time was said.
         part: Option<DayPart>,
     },
-    /// "the second one", of those that the assistant listed; from 0.
+    /// "the second one", from 0: of the list, within [`Self::Among`]. Alone it comes from the state of an earlier release, which
+    /// counted in the order of setting.
     Nth(usize),
+    /// Of the alarms that the assistant's question listed, those that `choice` means.
+    Among {
+        /// The times at which the listed alarms ring, in the order of the list.
+        listed: Vec<Moment>,
+        /// The choice from the list.
+        choice: Box<AlarmChoice>,
+    },
 }
 
 /// The kind of question about a place.
@@ -447,6 +470,32 @@ impl Command {
 }
 
 impl TimerChoice {
+    /// This choice, from those that the assistant's question `listed`.
+    pub(crate) fn among(self, listed: &[Moment]) -> Self {
+        Self::Among {
+            listed: listed.to_vec(),
+            choice: Box::new(self),
+        }
+    }
+
+    /// The choice as the user said it.
+    pub(crate) fn said(&self) -> &Self {
+        match self {
+            Self::Among { choice, .. } => choice,
+            other => other,
+        }
+    }
+
+    /// Whether the user may mean several timers. Of "the timer", there is one.
+    pub(crate) fn may_be_several(&self) -> bool {
+        match self {
+            Self::Any | Self::Nth(_) => false,
+            Self::All | Self::Named(_) | Self::Lasting(_) => true,
+            // Its list had several that were named the same way.
+            Self::Among { choice, .. } => **choice == Self::All,
+        }
+    }
+
     fn slot(&self) -> Option<String> {
         match self {
             Self::Any => None,
@@ -454,6 +503,7 @@ impl TimerChoice {
             Self::Named(name) => Some(name.clone()),
             Self::Lasting(seconds) => Some(seconds.to_string()),
             Self::Nth(number) => Some((number + 1).to_string()),
+            Self::Among { choice, .. } => choice.slot(),
         }
     }
 
@@ -467,12 +517,31 @@ impl TimerChoice {
                 "the {} timer",
                 numbers::spell_ordinal(u32::try_from(number + 1).unwrap_or(1))
             ),
+            Self::Among { choice, .. } if **choice == Self::All => "those timers".to_owned(),
+            Self::Among { choice, .. } => choice.phrase(),
         }
     }
 }
 
 impl AlarmChoice {
-    fn slot(self) -> Option<String> {
+    /// This choice, from those that the assistant's question `listed`.
+    pub(crate) fn among(self, listed: &[Moment]) -> Self {
+        Self::Among {
+            listed: listed.to_vec(),
+            choice: Box::new(self),
+        }
+    }
+
+    /// Whether the user means all alarms, or all that the assistant listed.
+    pub(crate) fn is_all(&self) -> bool {
+        match self {
+            Self::All => true,
+            Self::Among { choice, .. } => choice.is_all(),
+            Self::Any | Self::One { .. } | Self::Nth(_) => false,
+        }
+    }
+
+    fn slot(&self) -> Option<String> {
         match self {
             Self::Any => None,
             Self::All => Some("all".to_owned()),
@@ -481,11 +550,12 @@ impl AlarmChoice {
                 Some(parts.into_iter().flatten().collect::<Vec<_>>().join(" "))
             }
             Self::Nth(number) => Some((number + 1).to_string()),
+            Self::Among { choice, .. } => choice.slot(),
         }
     }
 
     /// "the alarm for seven on friday".
-    pub(crate) fn phrase(self) -> String {
+    pub(crate) fn phrase(&self) -> String {
         match self {
             Self::Any => "the alarm".to_owned(),
             Self::All => "all alarms".to_owned(),
@@ -498,6 +568,8 @@ impl AlarmChoice {
                 "the {} alarm",
                 numbers::spell_ordinal(u32::try_from(number + 1).unwrap_or(1))
             ),
+            Self::Among { choice, .. } if **choice == Self::All => "those alarms".to_owned(),
+            Self::Among { choice, .. } => choice.phrase(),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::LazyLock;
 
 use crate::{
-    command::{AlarmChoice, ClockTime, Command, Day, DayPart, PlaceQuestion, TimerChoice, WeatherAspect},
+    command::{AlarmChoice, ClockTime, Command, Day, DayPart, Doubt, PlaceQuestion, TimerChoice, WeatherAspect},
     slot::Captured,
     template::{self, Fit, Sentence, Utterance, Vocabulary},
 };
@@ -153,6 +153,8 @@ const GRAMMAR: Templates = &[
         &[
             "how !much !time is !left [on the timer|on my timer]",
             "how !much !time is !left on (the|my) (<name>|<duration>) !timer",
+            "[what is|tell me] [the] !time !left on (the|my) [<name>|<duration>] !timer",
+            "[what is|what's] !left on (the|my) [<name>|<duration>] !timer",
             "how !much !time (do i have|does the timer have|is there) !left",
             "how much !longer [on the timer|on my timer]",
             "how much time (!remains|is !remaining) [on the timer]",
@@ -168,6 +170,7 @@ const GRAMMAR: Templates = &[
         },
         &[
             "(what|which) !timers (do i have|are there|are set|are running|are on)",
+            "what (are|is) (the|my) !timers",
             "(list|show|read|tell me|check) [all] (the|my) !timers",
             "(do i have|are there|are) any !timers [set|running|on]",
             "(do i have|is there) a !timer [set|running|on]",
@@ -255,6 +258,7 @@ const GRAMMAR: Templates = &[
         |_| Command::AlarmQuery,
         &[
             "(what|which) !alarms (do i have|are there|are set|are on)",
+            "what are (the|my) !alarms",
             "(list|show|read|tell me|check) [all] (the|my) (!alarms|!alarm)",
             "(do i have|are there|are|have i) any !alarms [set|on]",
             "are any !alarms set",
@@ -495,11 +499,14 @@ fn set_timer(slots: &Captured) -> Command {
     }
 }
 
-/// A bare duration sets a timer, except "one moment" and the like, which people say to each other.
+/// A bare duration may ask for a timer. "One moment" and the like are what people say to each other.
 fn bare_timer(slots: &Captured) -> Command {
     match slots.duration_s() {
         Some(1 | 60) => Command::Unknown,
-        _ => set_timer(slots),
+        _ => Command::Unsure {
+            of: Box::new(set_timer(slots)),
+            doubt: Doubt::Bare,
+        },
     }
 }
 

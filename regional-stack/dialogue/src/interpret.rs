@@ -6,9 +6,10 @@
 use crate::{
     command::{Command, Doubt},
     grammar::{REQUESTS, similarity_min, which_timer},
-    lexicon,
+    lexicon, numbers,
     quantity::is_quantity,
     request::Request,
+    slot::{self, Value},
     template::Fit,
 };
 
@@ -106,14 +107,52 @@ fn meaning(request: &Request, origin: Origin) -> (Command, f32) {
         return unknown;
     }
     let left = |is_such: fn(&str) -> bool| fit.leftover.iter().any(|at| is_such(words[*at]));
-    let doubt = if left(is_quantity) {
-        Doubt::Number
+    let doubt = if is_for_later(&command, &words) {
+        Doubt::Later
+    } else if left(is_quantity) {
+        number_without_unit(&command, &words, &fit).map_or(Doubt::Number, Doubt::Unit)
     } else if left(lexicon::reverses) {
         Doubt::Opposite
     } else {
         Doubt::Words
     };
-    unsure(command, doubt)
+    match (&command, doubt) {
+        (Command::Unsure { .. }, Doubt::Words) => (command, confidence),
+        (Command::Unsure { .. }, _) => unknown,
+        _ => unsure(command, doubt),
+    }
+}
+
+/// Whether `words` are to switch lights at another time than now: "turn on the kitchen light at seven".
+fn is_for_later(command: &Command, words: &[&str]) -> bool {
+    if !matches!(
+        command,
+        Command::LightsOn { .. } | Command::LightsOff { .. } | Command::LightsDim { .. }
+    ) {
+        return false;
+    }
+    slot::find_all(words).iter().any(|found| {
+        let before = found.start.checked_sub(1).map(|at| words[at]);
+        let after = words.get(found.start + found.words);
+        match found.value {
+            Value::Clock(_) => before == Some("at") && !matches!(after, Some(&"percent" | &"per")),
+            Value::DurationS(_) => matches!(before, Some("in" | "after")),
+            Value::Day(..) => true,
+            _ => false,
+        }
+    })
+}
+
+/// The number of "set a timer for ten".
+fn number_without_unit(command: &Command, words: &[&str], fit: &Fit) -> Option<u32> {
+    let Command::TimerSet { duration_s: None, .. } = command else {
+        return None;
+    };
+    let mut left = fit.leftover.clone();
+    left.sort_unstable();
+    let left: Vec<&str> = left.into_iter().map(|at| words[at]).collect();
+    let (["for" | "to" | "of", number @ ..] | number) = left.as_slice();
+    numbers::read_number(number).filter(|number| *number > 0)
 }
 
 /// Whether the recognizer may have misheard a word that reverses the command: "do not turn on" comes as "the turn
@@ -184,7 +223,7 @@ fn existing(words: &[&str], command: &Command, fit: &Fit) -> Option<Command> {
     }
     match command {
         Command::AlarmSet { .. } | Command::AlarmIn { .. } => Some(Command::AlarmQuery),
-        Command::TimerSet { .. } => Some(Command::TimerQuery {
+        Command::TimerSet { .. } | Command::Unsure { doubt: Doubt::Bare, .. } => Some(Command::TimerQuery {
             which: which_timer(&fit.captured),
         }),
         _ => None,

@@ -141,7 +141,8 @@ fn amount(count: &[&str], unit: &str) -> Option<u32> {
     Some(numbers::read_number(count)? * unit)
 }
 
-fn unit_s(word: &str) -> Option<u32> {
+/// The seconds of a unit of time.
+pub(crate) fn unit_s(word: &str) -> Option<u32> {
     match word {
         "hour" | "hours" | "hr" | "hrs" => Some(3600),
         "minute" | "minutes" | "min" | "mins" => Some(60),

@@ -65,7 +65,10 @@ fn effect(state: &mut DialogueState, command: &Command, done: Option<&str>, now:
     Err(match command {
         Command::TimeQuery { city } => tell_time(state, *city, now),
         Command::DateQuery => tell_date(state, now),
-        Command::TimerSet { duration_s: None, name } => ask(state, Topic::TimerLength { name: name.clone() }, now),
+        Command::TimerSet { duration_s: None, name } => {
+            let name = name.clone();
+            ask(state, Topic::TimerLength { name, number: None }, now)
+        }
         Command::TimerSet {
             duration_s: Some(duration_s),
             name,
@@ -83,8 +86,8 @@ fn effect(state: &mut DialogueState, command: &Command, done: Option<&str>, now:
         } => return set_alarm(state, *time, *day, now),
         Command::AlarmIn { duration_s } => return set_alarm_in(state, *duration_s, now),
         Command::AlarmQuery => tell_alarms(state, now),
-        Command::AlarmCancel { which } => return cancel_alarms(state, *which, now),
-        Command::AlarmMove { which, time, day } => return move_alarm(state, *which, *time, *day, now),
+        Command::AlarmCancel { which } => return cancel_alarms(state, which, now),
+        Command::AlarmMove { which, time, day } => return move_alarm(state, which, *time, *day, now),
         Command::Snooze { duration_s } => return snooze(state, *duration_s, now),
         Command::WeatherQuery { city, day, about } => tell_weather(city.unwrap_or(state.home), *day, *about, now),
         Command::Elsewhere {

@@ -185,6 +185,9 @@ pub struct Question {
 }
 
 /// The subject of a question.
+///
+/// `listed` has the times of the alarms or timers from which the question lets the user choose, in the order in which it named
+/// them. Releases that listed all of them, in the order in which they were set, left it out.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Topic {
@@ -192,6 +195,9 @@ pub(crate) enum Topic {
     TimerLength {
         #[serde(default)]
         name: Option<String>,
+        /// The number of "set a timer for ten", whose unit may be the answer.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        number: Option<u32>,
     },
     /// The time of a new alarm.
     AlarmTime {
@@ -211,11 +217,15 @@ pub(crate) enum Topic {
         time: Option<ClockTime>,
         #[serde(default)]
         day: Option<Day>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        listed: Vec<Moment>,
     },
     /// The timer to cancel or to extend.
     WhichTimer {
         #[serde(default)]
         add_s: Option<u32>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        listed: Vec<Moment>,
     },
     /// The new duration of a timer.
     TimerChange {
@@ -226,11 +236,20 @@ pub(crate) enum Topic {
     WhichToChange {
         #[serde(default)]
         duration_s: Option<u32>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        listed: Vec<Moment>,
     },
     /// The timer to shorten by so many seconds.
-    WhichToShorten { take_s: u32 },
+    WhichToShorten {
+        take_s: u32,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        listed: Vec<Moment>,
+    },
     /// The alarm to cancel.
-    WhichAlarm,
+    WhichAlarm {
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        listed: Vec<Moment>,
+    },
     /// Confirmation of a command, in the assistant's own words.
     Confirm { command: String },
     /// A question of a newer release, whose answer this release cannot handle.

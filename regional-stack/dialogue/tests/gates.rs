@@ -1,5 +1,5 @@
 //! Requests that must never be carried out and commands that must always be understood, as lists that are easy to
-//! extend: `testdata/traps.tsv`, `testdata/commands.tsv` and `testdata/changes.tsv`. Prints its scores: `cargo test -p dialogue --test gates --
+//! extend: `testdata/traps.tsv`, `testdata/commands.tsv`, `testdata/changes.tsv` and `testdata/questions.tsv`. Prints its scores: `cargo test -p dialogue --test gates --
 //! --nocapture`.
 
 use std::time::Instant;
@@ -78,6 +78,7 @@ fn nothing_acts_on_what_was_not_said() {
 fn commands_mean_what_they_say() {
     let mut commands = rows(include_str!("../testdata/commands.tsv"));
     commands.extend(rows(include_str!("../testdata/changes.tsv")));
+    commands.extend(rows(include_str!("../testdata/questions.tsv")));
     let wrong: Vec<String> = commands
         .iter()
         .filter_map(|row| {

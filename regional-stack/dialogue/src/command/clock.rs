@@ -98,6 +98,11 @@ impl ClockTime {
 impl ClockTime {
     /// "seven thirty a m".
     pub(crate) fn spoken(self) -> String {
+        match (self.hour, self.minute, self.half) {
+            (12, 0, Some(HalfDay::Pm)) => return "noon".to_owned(),
+            (12, 0, Some(HalfDay::Am)) => return "midnight".to_owned(),
+            _ => {}
+        }
         let hour = numbers::spell(u32::from(self.hour));
         let clock = match u32::from(self.minute) {
             0 if self.half.is_some() => hour,

@@ -34,7 +34,13 @@ fn commands_are_understood_as_they_are_said() {
         ("what day is it today", Command::DateQuery),
         ("set a timer for ten minutes", timer(Some(600))),
         ("set a timer for one hour and thirty minutes", timer(Some(5400))),
-        ("ten minutes", timer(Some(600))),
+        (
+            "ten minutes",
+            Command::Unsure {
+                of: Box::new(timer(Some(600))),
+                doubt: Doubt::Bare,
+            },
+        ),
         ("set a timer", timer(None)),
         (
             "cancel the timer",

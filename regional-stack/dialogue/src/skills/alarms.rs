@@ -8,7 +8,7 @@ use topology::Moment;
 use super::{
     effect::Effect,
     questions::ask,
-    spoken::{day_of, list, rings_in_words, speak_clock_and_half},
+    spoken::{day_of, in_order, list, listed_at, rings_in_words, speak_clock_and_half},
 };
 use crate::{
     command::{AlarmChoice, ClockTime, Day, DayPart, HalfDay},
@@ -32,9 +32,8 @@ pub(super) fn set_alarm_in(state: &mut DialogueState, duration_s: u32, now: Mome
 
 pub(super) fn tell_alarms(state: &DialogueState, now: Moment) -> String {
     let local = state.local(now);
-    let mut alarms: Vec<&Alarm> = state.alarms.iter().collect();
-    alarms.sort_by_key(|alarm| alarm.rings_at);
-    let told = alarms.iter().map(|alarm| {
+    let alarms = in_order(&rings_of(state)).into_iter().map(|at| &state.alarms[at]);
+    let told = alarms.map(|alarm| {
         let rings = state.local(alarm.rings_at);
         let day = day_of(&local, &rings);
         let ringing = if alarm.ringing.is_some() { ", which rings" } else { "" };
@@ -51,24 +50,31 @@ pub(super) fn tell_alarms(state: &DialogueState, now: Moment) -> String {
     }
 }
 
-pub(super) fn cancel_alarms(state: &mut DialogueState, which: AlarmChoice, now: Moment) -> Effect {
+pub(super) fn cancel_alarms(state: &mut DialogueState, which: &AlarmChoice, now: Moment) -> Effect {
     let mut cancelled = chosen_alarms(state, which, now);
-    if which != AlarmChoice::All && cancelled.len() > 1 {
+    if !which.is_all() && cancelled.len() > 1 {
         let ringing = |at: &usize| state.alarms[*at].ringing.is_some();
         if cancelled.iter().any(ringing) {
             cancelled.retain(ringing);
         } else {
-            return Err(ask(state, Topic::WhichAlarm, now));
+            let listed = listed(state, &cancelled);
+            return Err(ask(state, Topic::WhichAlarm { listed }, now));
         }
     }
-    for at in cancelled.iter().rev() {
-        state.alarms.remove(*at);
-    }
+    let mut at = 0..;
+    state
+        .alarms
+        .retain(|_| at.next().is_none_or(|at| !cancelled.contains(&at)));
     match (cancelled.len(), which) {
         (0, AlarmChoice::One { .. }) => Err(which.phrase().replacen("the alarm", "there is no alarm", 1)),
+        (0, AlarmChoice::Among { .. }) => Err("there is no such alarm".to_owned()),
         (0, _) => Err("there is no alarm".to_owned()),
         (1, _) => Ok("alarm cancelled".to_owned()),
-        _ => Ok("all alarms cancelled".to_owned()),
+        _ if state.alarms.is_empty() => Ok("all alarms cancelled".to_owned()),
+        (number, _) => Ok(format!(
+            "{} alarms cancelled",
+            numbers::spell(u32::try_from(number).unwrap_or(0))
+        )),
     }
 }
 
@@ -84,7 +90,7 @@ pub(super) fn decline_alarm(
         (None, None) => AlarmChoice::Any,
         (time, day) => AlarmChoice::One { time, day, part: None },
     };
-    let meant = chosen_alarms(state, which, now);
+    let meant = chosen_alarms(state, &which, now);
     let Some(alarm) = meant.first().map(|at| &state.alarms[*at]) else {
         return "okay, i set no alarm".to_owned();
     };
@@ -101,7 +107,7 @@ pub(super) fn decline_alarm(
 
 pub(super) fn move_alarm(
     state: &mut DialogueState,
-    which: AlarmChoice,
+    which: &AlarmChoice,
     time: Option<ClockTime>,
     day: Option<Day>,
     now: Moment,
@@ -109,13 +115,16 @@ pub(super) fn move_alarm(
     let meant = chosen_alarms(state, which, now);
     match (meant.as_slice(), time) {
         ([], _) => Err("there is no such alarm".to_owned()),
-        ([_], None) => Err(ask(state, Topic::AlarmMove { which }, now)),
+        ([_], None) => Err(ask(state, Topic::AlarmMove { which: which.clone() }, now)),
         ([one], Some(time)) => {
             let rings = moved_to(&state.local(now), &state.alarms[*one], time, day)?;
             state.alarms.remove(*one);
             add_alarm(state, &rings, day, now)
         }
-        _ => Err(ask(state, Topic::WhichToMove { time, day }, now)),
+        (several, _) => {
+            let listed = listed(state, several);
+            Err(ask(state, Topic::WhichToMove { time, day, listed }, now))
+        }
     }
 }
 
@@ -145,8 +154,33 @@ fn add_alarm(state: &mut DialogueState, rings: &Zoned, day: Option<Day>, now: Mo
     Ok(format!("alarm set for {}{day}", speak_clock_and_half(rings)))
 }
 
-/// Indices of the alarms that are meant.
-fn chosen_alarms(state: &DialogueState, which: AlarmChoice, now: Moment) -> Vec<usize> {
+/// The times at which the alarms ring, in the order in which they were set.
+fn rings_of(state: &DialogueState) -> Vec<Moment> {
+    state.alarms.iter().map(|alarm| alarm.rings_at).collect()
+}
+
+/// The times at which the alarms at `chosen` ring.
+fn listed(state: &DialogueState, chosen: &[usize]) -> Vec<Moment> {
+    chosen.iter().map(|at| state.alarms[*at].rings_at).collect()
+}
+
+/// Indices of the alarms that are meant, by the time at which they ring.
+fn chosen_alarms(state: &DialogueState, which: &AlarmChoice, now: Moment) -> Vec<usize> {
+    let rings = rings_of(state);
+    let in_order = match which {
+        AlarmChoice::Among { listed, choice } => {
+            let listed = listed_at(listed, &rings);
+            return match **choice {
+                AlarmChoice::Nth(number) => listed.get(number).copied().flatten().into_iter().collect(),
+                _ => {
+                    let meant = chosen_alarms(state, choice, now);
+                    listed.into_iter().flatten().filter(|at| meant.contains(at)).collect()
+                }
+            };
+        }
+        AlarmChoice::Nth(number) => return (0..rings.len()).filter(|at| at == number).collect(),
+        _ => in_order(&rings),
+    };
     let today = state.local(now).date();
     let rings_on = |alarm: &Alarm, day: Day| {
         let date = state.local(alarm.rings_at).date();
@@ -158,20 +192,17 @@ fn chosen_alarms(state: &DialogueState, which: AlarmChoice, now: Moment) -> Vec<
             day => day.weekday() == Some(date.weekday()),
         }
     };
-    let is_chosen = |at: usize, alarm: &Alarm| match which {
+    let is_chosen = |alarm: &Alarm| match *which {
         AlarmChoice::Any | AlarmChoice::All => true,
         AlarmChoice::One { time, day, part } => {
             time.is_none_or(|time| is_at(state, alarm, time))
                 && day.is_none_or(|day| rings_on(alarm, day))
                 && part.is_none_or(|part| (part == DayPart::Morning) == (alarm.hour < 12))
         }
-        AlarmChoice::Nth(number) => at == number,
+        AlarmChoice::Nth(_) | AlarmChoice::Among { .. } => false,
     };
-    let alarms = state.alarms.iter().enumerate();
-    alarms
-        .filter(|(at, alarm)| is_chosen(*at, alarm))
-        .map(|(at, _)| at)
-        .collect()
+    let chosen = in_order.into_iter().filter(|at| is_chosen(&state.alarms[*at]));
+    chosen.collect()
 }
 
 /// Whether `alarm` was set for `time`, or rings then after a snooze.

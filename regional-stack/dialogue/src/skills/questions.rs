@@ -15,12 +15,17 @@ pub(super) fn ask(state: &mut DialogueState, topic: Topic, now: Moment) -> Strin
         Topic::TimerLength { .. } | Topic::TimerChange { .. } => "how long should the timer run".to_owned(),
         Topic::AlarmTime { .. } => "what time should i set the alarm for".to_owned(),
         Topic::AlarmMove { .. } => "what time should i move the alarm to".to_owned(),
-        Topic::WhichTimer { .. } | Topic::WhichToShorten { .. } => {
-            format!("which one, {}, or all of them", list(call_timers(state), "or"))
+        Topic::WhichTimer { listed, .. } | Topic::WhichToShorten { listed, .. } => {
+            format!("which one, {}, or all of them", list(call_timers(state, listed), "or"))
         }
-        Topic::WhichToChange { .. } => format!("which one, {}", list(call_timers(state), "or")),
-        Topic::WhichAlarm => format!("which one, {}, or all of them", list(call_alarms(state, now), "or")),
-        Topic::WhichToMove { .. } => format!("which one, {}", list(call_alarms(state, now), "or")),
+        Topic::WhichToChange { listed, .. } => format!("which one, {}", list(call_timers(state, listed), "or")),
+        Topic::WhichAlarm { listed } => {
+            format!(
+                "which one, {}, or all of them",
+                list(call_alarms(state, listed, now), "or")
+            )
+        }
+        Topic::WhichToMove { listed, .. } => format!("which one, {}", list(call_alarms(state, listed, now), "or")),
         Topic::Confirm { command } => format!("did you say {command}"),
         Topic::Unknown => String::new(),
     };
@@ -39,6 +44,13 @@ pub(super) fn doubt_of(state: &mut DialogueState, of: &Command, doubt: Doubt, no
         };
     }
     match (answer::topic_of_doubt(of, doubt), of.phrase()) {
+        _ if doubt == Doubt::Later => {
+            "sorry, i can only switch the lights at once, please say it again without a time".to_owned()
+        }
+        (Some(topic), Some(phrase)) if doubt == Doubt::Bare => {
+            state.ask(topic, now);
+            format!("do you want me to {phrase}")
+        }
         (Some(topic), _) => ask(state, topic, now),
         (None, Some(phrase)) => format!("sorry, i only understood {phrase}, please say all of it again"),
         (None, None) => "sorry, i did not understand that".to_owned(),

@@ -51,16 +51,40 @@ pub(super) fn rings_in_words(state: &DialogueState, alarm: &Alarm) -> String {
     }
 }
 
-/// The device's timers, told apart by name or length.
-pub(super) fn call_timers(state: &DialogueState) -> Vec<String> {
-    let called = state.timers.iter().map(|timer| format!("the {}", timer.spoken_name()));
-    called.collect()
+/// Indices of `times`, the earliest first. This is the order of every list that the assistant speaks.
+pub(super) fn in_order(times: &[Moment]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..times.len()).collect();
+    order.sort_by_key(|at| times[*at]);
+    order
 }
 
-/// The device's alarms, told apart by time and day.
-pub(super) fn call_alarms(state: &DialogueState, now: Moment) -> Vec<String> {
+/// The index in `times` of each of the `listed` times; `None` for one that is gone. Of equal times, each stands for another
+/// index.
+pub(super) fn listed_at(listed: &[Moment], times: &[Moment]) -> Vec<Option<usize>> {
+    let mut found: Vec<Option<usize>> = Vec::new();
+    for time in listed {
+        let mut at = 0..times.len();
+        let next = at.find(|at| times[*at] == *time && !found.contains(&Some(*at)));
+        found.push(next);
+    }
+    found
+}
+
+/// The `listed` timers, told apart by name or length.
+pub(super) fn call_timers(state: &DialogueState, listed: &[Moment]) -> Vec<String> {
+    let ends: Vec<Moment> = state.timers.iter().map(|timer| timer.ends_at).collect();
+    let called = listed_at(listed, &ends).into_iter().flatten();
+    called
+        .map(|at| format!("the {}", state.timers[at].spoken_name()))
+        .collect()
+}
+
+/// The `listed` alarms, told apart by time and day.
+pub(super) fn call_alarms(state: &DialogueState, listed: &[Moment], now: Moment) -> Vec<String> {
     let local = state.local(now);
-    let called = state.alarms.iter().map(|alarm| {
+    let rings: Vec<Moment> = state.alarms.iter().map(|alarm| alarm.rings_at).collect();
+    let called = listed_at(listed, &rings).into_iter().flatten();
+    let called = called.map(|at| &state.alarms[at]).map(|alarm| {
         let day = day_of(&local, &state.local(alarm.rings_at));
         format!("the one for {}{day}", rings_in_words(state, alarm))
     });

@@ -207,12 +207,12 @@ fn timers_have_names_and_can_be_told_apart() {
         ("add five minutes to the pasta timer", "timer extended, fifteen minutes left"),
         (
             "what timers do i have",
-            "fifteen minutes left on the pasta timer, five minutes left on the eggs timer and one hour left on the timer \
+            "five minutes left on the eggs timer, fifteen minutes left on the pasta timer and one hour left on the timer \
              for one hour",
         ),
         (
             "cancel the timer",
-            "which one, the pasta timer, the eggs timer or the timer for one hour, or all of them",
+            "which one, the eggs timer, the pasta timer or the timer for one hour, or all of them",
         ),
         ("the pasta timer", "pasta timer cancelled"),
         ("cancel the one hour timer", "timer cancelled"),
@@ -284,27 +284,27 @@ fn of_several_timers_the_assistant_asks_which_one_to_change() {
         ("make the tea timer two minutes longer", "timer extended, ten minutes left"),
         (
             "change the one hour timer to thirty minutes",
-            "which one, the tea timer, the timer for one hour or the timer for one hour",
+            "which one, the timer for one hour or the timer for one hour",
         ),
         ("the last one", "timer changed, thirty minutes left"),
         (
             "take two minutes off the timer",
-            "which one, the tea timer, the timer for one hour or the timer for thirty minutes, or all of them",
+            "which one, the tea timer, the timer for thirty minutes or the timer for one hour, or all of them",
         ),
         ("all of them", "timers shortened by two minutes"),
         (
             "take twenty minutes off the timer",
-            "which one, the tea timer, the timer for fifty eight minutes or the timer for twenty eight minutes, or all of \
+            "which one, the tea timer, the timer for twenty eight minutes or the timer for fifty eight minutes, or all of \
              them",
         ),
         ("both", "there are only eight minutes left on the tea timer, so i changed nothing"),
-        ("change the timer", "which one, the tea timer, the timer for fifty eight minutes or the timer for twenty eight minutes"),
+        ("change the timer", "which one, the tea timer, the timer for twenty eight minutes or the timer for fifty eight minutes"),
         ("the second one", "how long should the timer run"),
         ("an hour", "timer changed, one hour left"),
         (
             "what timers do i have",
-            "eight minutes left on the tea timer, one hour left on the timer for one hour and twenty eight minutes left on \
-             the timer for twenty eight minutes",
+            "eight minutes left on the tea timer, fifty eight minutes left on the timer for fifty eight minutes and one hour left \
+             on the timer for one hour",
         ),
     ]);
 }

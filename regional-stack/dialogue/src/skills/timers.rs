@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use topology::Moment;
 
-use super::{effect::Effect, questions::ask, spoken::list};
+use super::{
+    effect::Effect,
+    questions::ask,
+    spoken::{in_order, list, listed_at},
+};
 use crate::{
     command::{self, TimerChoice},
     edit_distance::edit_distance,
@@ -16,7 +20,7 @@ pub(super) fn set_timer(state: &mut DialogueState, duration_s: u32, name: Option
     let duration = Duration::from_secs(u64::from(duration_s));
     if duration > WAIT_MAX {
         let name = name.map(str::to_owned);
-        let question = ask(state, Topic::TimerLength { name }, now);
+        let question = ask(state, Topic::TimerLength { name, number: None }, now);
         return Err(format!("a timer can run for one day at most, {question}"));
     }
     if !state.drop_missed(now) {
@@ -37,23 +41,25 @@ pub(super) fn set_timer(state: &mut DialogueState, duration_s: u32, name: Option
 
 pub(super) fn cancel_timers(state: &mut DialogueState, which: &TimerChoice, now: Moment) -> Effect {
     let mut cancelled = chosen(&state.timers, which);
-    if *which == TimerChoice::Any && cancelled.len() > 1 {
+    if !which.may_be_several() && cancelled.len() > 1 {
         // While a timer rings, "cancel the timer" means that one.
         let ringing = |at: &usize| state.timers[*at].ringing.is_some();
         if cancelled.iter().any(ringing) {
             cancelled.retain(ringing);
         } else {
-            return Err(ask(state, Topic::WhichTimer { add_s: None }, now));
+            let listed = ends_of(&state.timers, &cancelled);
+            return Err(ask(state, Topic::WhichTimer { add_s: None, listed }, now));
         }
     }
-    for at in cancelled.iter().rev() {
-        state.timers.remove(*at);
-    }
-    Ok(match (cancelled.len(), which) {
+    let mut at = 0..;
+    state
+        .timers
+        .retain(|_| at.next().is_none_or(|at| !cancelled.contains(&at)));
+    Ok(match (cancelled.len(), which.said()) {
         (0, which) => return Err(no_timer(which)),
         (1, TimerChoice::Named(name)) => format!("{name} timer cancelled"),
         (1, _) => "timer cancelled".to_owned(),
-        (_, TimerChoice::All) => "all timers cancelled".to_owned(),
+        _ if state.timers.is_empty() => "all timers cancelled".to_owned(),
         (number, _) => format!(
             "{} timers cancelled",
             numbers::spell(u32::try_from(number).unwrap_or(0))
@@ -88,8 +94,9 @@ pub(super) fn tell_timers(state: &DialogueState, which: &TimerChoice, now: Momen
 
 pub(super) fn extend_timers(state: &mut DialogueState, which: &TimerChoice, add_s: u32, now: Moment) -> Effect {
     let extended = chosen(&state.timers, which);
-    if *which == TimerChoice::Any && extended.len() > 1 {
-        return Err(ask(state, Topic::WhichTimer { add_s: Some(add_s) }, now));
+    if !which.may_be_several() && extended.len() > 1 {
+        let (add_s, listed) = (Some(add_s), ends_of(&state.timers, &extended));
+        return Err(ask(state, Topic::WhichTimer { add_s, listed }, now));
     }
     let add = Duration::from_secs(u64::from(add_s));
     let ends = |timer: &Timer| timer.ends_at.max(now) + add;
@@ -127,7 +134,10 @@ pub(super) fn change_timer(
         ([], _) => return Err(no_timer(which)),
         ([at], Some(_)) => *at,
         ([_], None) => return Err(ask(state, Topic::TimerChange { which: which.clone() }, now)),
-        _ => return Err(ask(state, Topic::WhichToChange { duration_s }, now)),
+        (several, _) => {
+            let listed = ends_of(&state.timers, several);
+            return Err(ask(state, Topic::WhichToChange { duration_s, listed }, now));
+        }
     };
     let duration_s = duration_s.unwrap_or_default();
     let duration = Duration::from_secs(u64::from(duration_s));
@@ -147,8 +157,9 @@ pub(super) fn change_timer(
 /// taken for one that ran out.
 pub(super) fn shorten_timers(state: &mut DialogueState, which: &TimerChoice, take_s: u32, now: Moment) -> Effect {
     let shortened = chosen(&state.timers, which);
-    if *which == TimerChoice::Any && shortened.len() > 1 {
-        return Err(ask(state, Topic::WhichToShorten { take_s }, now));
+    if !which.may_be_several() && shortened.len() > 1 {
+        let listed = ends_of(&state.timers, &shortened);
+        return Err(ask(state, Topic::WhichToShorten { take_s, listed }, now));
     }
     let take = Duration::from_secs(u64::from(take_s));
     let too_short = shortened.iter().map(|at| &state.timers[*at]);
@@ -185,18 +196,38 @@ fn seconds_left(timer: &Timer, now: Moment) -> u64 {
     u64::try_from(timer.ends_at.since(now).as_millis().div_ceil(1000)).unwrap_or(0)
 }
 
-/// Indices of the timers that are meant.
+/// The times at which the timers at `chosen` end.
+fn ends_of(timers: &[Timer], chosen: &[usize]) -> Vec<Moment> {
+    chosen.iter().map(|at| timers[*at].ends_at).collect()
+}
+
+/// Indices of the timers that are meant, by the time at which they end.
 fn chosen(timers: &[Timer], which: &TimerChoice) -> Vec<usize> {
-    let is_chosen = |at: usize, timer: &Timer| match which {
+    let ends: Vec<Moment> = timers.iter().map(|timer| timer.ends_at).collect();
+    let in_order = match which {
+        TimerChoice::Among { listed, choice } => {
+            let listed = listed_at(listed, &ends);
+            return match **choice {
+                TimerChoice::Nth(number) => listed.get(number).copied().flatten().into_iter().collect(),
+                _ => {
+                    let meant = chosen(timers, choice);
+                    listed.into_iter().flatten().filter(|at| meant.contains(at)).collect()
+                }
+            };
+        }
+        TimerChoice::Nth(number) => return (0..ends.len()).filter(|at| at == number).collect(),
+        _ => in_order(&ends),
+    };
+    let is_chosen = |timer: &Timer| match which {
         TimerChoice::Any | TimerChoice::All => true,
         TimerChoice::Named(name) => timer
             .name
             .as_ref()
             .is_some_and(|known| known == name || known.len() > 3 && edit_distance(known, name) <= 1),
         TimerChoice::Lasting(seconds) => timer.duration_s == *seconds,
-        TimerChoice::Nth(number) => at == *number,
+        TimerChoice::Nth(_) | TimerChoice::Among { .. } => false,
     };
-    (0..timers.len()).filter(|at| is_chosen(*at, &timers[*at])).collect()
+    in_order.into_iter().filter(|at| is_chosen(&timers[*at])).collect()
 }
 
 fn no_timer(which: &TimerChoice) -> String {
@@ -205,6 +236,7 @@ fn no_timer(which: &TimerChoice) -> String {
         TimerChoice::Lasting(seconds) => {
             format!("there is no timer for {}", command::speak_duration(u64::from(*seconds)))
         }
+        TimerChoice::Among { choice, .. } => no_timer(choice),
         TimerChoice::Any | TimerChoice::All | TimerChoice::Nth(_) => "there is no timer".to_owned(),
     }
 }

@@ -121,7 +121,7 @@ fn timer(which: TimerChoice) -> Option<Map<String, Value>> {
         TimerChoice::Any => Some(Map::new()),
         TimerChoice::Named(name) => Some(Map::from_iter([("name".to_owned(), name.into())])),
         TimerChoice::Lasting(seconds) => Some(duration("start_", seconds)),
-        TimerChoice::All | TimerChoice::Nth(_) => None,
+        TimerChoice::All | TimerChoice::Nth(_) | TimerChoice::Among { .. } => None,
     }
 }
 

@@ -17,7 +17,7 @@ fn alarms_are_listed_moved_and_cancelled() {
         ),
         (
             "cancel the alarm",
-            "which one, the one for eight o clock in the morning tomorrow or the one for twelve o clock in the afternoon, or \
+            "which one, the one for twelve o clock in the afternoon or the one for eight o clock in the morning tomorrow, or \
              all of them",
         ),
         ("the one for noon", "alarm cancelled"),
@@ -50,8 +50,8 @@ fn alarms_of_different_days_are_told_apart() {
         ),
         (
             "cancel the seven a m alarm",
-            "which one, the one for seven o clock in the morning on friday or the one for seven o clock in the morning on \
-             monday, or all of them",
+            "which one, the one for seven o clock in the morning on monday or the one for seven o clock in the morning on \
+             friday, or all of them",
         ),
         ("the one for seven on friday", "alarm cancelled"),
         (
@@ -71,8 +71,8 @@ fn alarms_of_different_days_are_told_apart() {
         ),
         (
             "move the alarm to nine",
-            "which one, the one for seven o clock in the morning on friday or the one for eight o clock in the morning on \
-             monday",
+            "which one, the one for eight o clock in the morning on monday or the one for seven o clock in the morning on \
+             friday",
         ),
         ("the one on monday", "alarm set for nine o clock in the morning on monday"),
         (
@@ -85,18 +85,18 @@ fn alarms_of_different_days_are_told_apart() {
         ),
         (
             "change my alarm",
-            "which one, the one for eight o clock in the morning on friday or the one for ten o clock in the morning on \
-             monday",
+            "which one, the one for ten o clock in the morning on monday or the one for eight o clock in the morning on \
+             friday",
         ),
         ("the second one", "what time should i move the alarm to"),
-        ("eleven", "alarm set for eleven o clock in the morning on monday"),
+        ("eleven", "alarm set for eleven o clock in the morning on friday"),
         (
             "cancel the alarm",
-            "which one, the one for eight o clock in the morning on friday or the one for eleven o clock in the morning \
-             on monday, or all of them",
+            "which one, the one for ten o clock in the morning on monday or the one for eleven o clock in the morning on \
+             friday, or all of them",
         ),
         ("the first one", "alarm cancelled"),
-        ("cancel my monday alarm", "alarm cancelled"),
+        ("cancel my friday alarm", "alarm cancelled"),
     ]);
 }
 
@@ -286,4 +286,152 @@ fn an_alarm_waits_for_the_next_morning_across_the_end_of_summer_time() {
     device.says("set an alarm for seven a m");
     let wait = device.state.next_ring().map(|moment| moment.since(device.now));
     assert_eq!(wait, Some(Duration::from_secs(10 * 3600)));
+}
+
+#[test]
+fn an_answer_means_only_the_alarms_that_the_question_listed() {
+    let sevens =
+        "which one, the one for seven o clock in the evening or the one for seven o clock in the evening tomorrow";
+    let set = [
+        (
+            "set an alarm for seven tomorrow evening",
+            "alarm set for seven o clock in the evening tomorrow",
+        ),
+        ("set an alarm for nine a m", "alarm set for nine o clock in the morning"),
+        ("set an alarm for seven", "alarm set for seven o clock in the evening"),
+    ];
+    let left = |device: &mut Device| device.says("what alarms do i have");
+    for (answer, reply, stays) in [
+        (
+            "all of them",
+            "two alarms cancelled",
+            "there is an alarm for nine o clock in the morning tomorrow",
+        ),
+        (
+            "the second one",
+            "alarm cancelled",
+            "there are two alarms, for seven o clock in the evening and for nine o clock in the morning tomorrow",
+        ),
+        (
+            "the first one",
+            "alarm cancelled",
+            "there are two alarms, for nine o clock in the morning tomorrow and for seven o clock in the evening tomorrow",
+        ),
+        (
+            "the last one",
+            "alarm cancelled",
+            "there are two alarms, for seven o clock in the evening and for nine o clock in the morning tomorrow",
+        ),
+        (
+            "the one for nine",
+            "there is no such alarm",
+            "there are three alarms, for seven o clock in the evening, for nine o clock in the morning tomorrow and for seven \
+             o clock in the evening tomorrow",
+        ),
+    ] {
+        let mut device = Device::new();
+        device.talks(&set);
+        device.talks(&[("cancel the seven alarm", &format!("{sevens}, or all of them"))]);
+        // The question moves with the memory to another region.
+        let json = serde_json::to_string(&device.state).unwrap();
+        device.state = serde_json::from_str(&json).unwrap();
+        device.talks(&[(answer, reply)]);
+        assert_eq!(left(&mut device), stays, "{answer}");
+    }
+    let mut device = Device::new();
+    device.talks(&set);
+    device.talks(&[
+        ("move my alarm from seven to eight", sevens),
+        ("the second one", "alarm set for eight o clock in the evening tomorrow"),
+        (
+            "set an alarm for seven tomorrow evening",
+            "alarm set for seven o clock in the evening tomorrow",
+        ),
+        ("change my seven alarm", sevens),
+        ("the second one", "what time should i move the alarm to"),
+        ("six", "alarm set for six o clock in the evening tomorrow"),
+    ]);
+}
+
+#[test]
+fn an_answer_means_no_alarm_that_came_to_the_place_of_another() {
+    let mut device = Device::new();
+    device.talks(&[
+        ("wake me at ten forty", "alarm set for ten forty in the morning"),
+        ("wake me at eleven", "alarm set for eleven o clock in the morning"),
+        ("wake me at noon", "alarm set for twelve o clock in the afternoon"),
+    ]);
+    assert!(
+        device
+            .says("cancel the alarm")
+            .starts_with("which one, the one for ten forty")
+    );
+    // The first rings and is acknowledged on the device, without a word.
+    device.now = NOW + Duration::from_secs(300);
+    device.state.question.as_mut().unwrap().asked_at = device.now;
+    assert!(device.state.ring(device.now).is_some());
+    assert_eq!(device.state.acknowledge(), 1);
+    device.talks(&[
+        ("the second one", "alarm cancelled"),
+        (
+            "what alarms do i have",
+            "there is an alarm for twelve o clock in the afternoon",
+        ),
+    ]);
+}
+
+#[test]
+fn a_question_of_the_release_before_is_answered_in_its_own_order() {
+    let asked = |about: &str| {
+        let mut device = Device::new();
+        device.talks(&[
+            ("wake me at noon", "alarm set for twelve o clock in the afternoon"),
+            ("wake me at eleven", "alarm set for eleven o clock in the morning"),
+        ]);
+        let mut json = serde_json::to_value(&device.state).unwrap();
+        json["question"] = serde_json::json!({ "asked_at": NOW.0, "about": serde_json::from_str::<serde_json::Value>(about).unwrap() });
+        device.state = serde_json::from_value(json).unwrap();
+        device
+    };
+    let mut device = asked(r#"{"kind":"which_alarm"}"#);
+    device.talks(&[
+        ("the second one", "alarm cancelled"),
+        (
+            "what alarms do i have",
+            "there is an alarm for twelve o clock in the afternoon",
+        ),
+    ]);
+    // It may have listed fewer, so nothing is cancelled before the user has heard the list.
+    let mut device = asked(r#"{"kind":"which_alarm"}"#);
+    device.talks(&[
+        (
+            "all of them",
+            "which one, the one for eleven o clock in the morning or the one for twelve o clock in the afternoon, or all of \
+             them",
+        ),
+        ("all of them", "all alarms cancelled"),
+    ]);
+    let mut device = asked(r#"{"kind":"alarm_move","which":{"nth":1}}"#);
+    device.talks(&[("ten fifty a m", "alarm set for ten fifty in the morning")]);
+    assert_eq!(device.state.alarms[0].hour, 12);
+}
+
+#[test]
+fn noon_is_twelve_o_clock() {
+    let mut device = Device::new();
+    device.talks(&[
+        ("cancel my noon alarm", "there is no alarm for noon"),
+        ("cancel the alarm for midnight", "there is no alarm for midnight"),
+        ("wake me at twelve", "alarm set for twelve o clock in the afternoon"),
+        ("cancel my noon alarm", "alarm cancelled"),
+        ("wake me at noon", "alarm set for twelve o clock in the afternoon"),
+        (
+            "wake me at twelve thirty",
+            "alarm set for twelve thirty in the afternoon",
+        ),
+        (
+            "move my noon alarm to one",
+            "alarm set for one o clock in the afternoon",
+        ),
+    ]);
 }

@@ -256,3 +256,64 @@ fn what_it_asks_back_it_understands_itself() {
         assert_eq!(crate::interpret(&phrase).command, command, "{text}: {phrase}");
     }
 }
+
+#[test]
+fn a_duration_alone_sets_a_timer_only_as_an_answer() {
+    let mut device = Device::new();
+    device.talks(&[
+        ("five minutes", "do you want me to set a timer for five minutes"),
+        ("no", "okay"),
+        ("what timers do i have", "there is no timer"),
+        ("five minutes", "do you want me to set a timer for five minutes"),
+        ("yes", "timer set for five minutes"),
+        ("cancel the timer", "timer cancelled"),
+        ("set a timer", "how long should the timer run"),
+    ]);
+    // The question was left long ago.
+    device.now = NOW + Duration::from_secs(600);
+    device.talks(&[
+        ("five minutes", "do you want me to set a timer for five minutes"),
+        ("what timers do i have", "there is no timer"),
+        ("set a timer", "how long should the timer run"),
+        ("five minutes", "timer set for five minutes"),
+    ]);
+}
+
+#[test]
+fn the_unit_alone_answers_a_number_without_one() {
+    for (asked, unit, answer) in [
+        ("set a timer for ten", "minutes", "timer set for ten minutes"),
+        (
+            "set a timer for twenty five",
+            "seconds please",
+            "timer set for twenty five seconds",
+        ),
+        (
+            "set a pasta timer for ten",
+            "minutes",
+            "pasta timer set for ten minutes",
+        ),
+        ("set a timer for ten", "five minutes", "timer set for five minutes"),
+        ("set a timer for two", "hours", "timer set for two hours"),
+        ("set a timer", "minutes", "sorry, i did not understand that"),
+    ] {
+        let mut device = Device::new();
+        device.talks(&[(asked, "how long should the timer run"), (unit, answer)]);
+    }
+}
+
+#[test]
+fn lights_at_another_time_are_refused_by_name() {
+    let refused = "sorry, i can only switch the lights at once, please say it again without a time";
+    for text in [
+        "turn on the kitchen light at seven",
+        "turn on the kitchen light at seven thirty",
+        "turn off the lights in ten minutes",
+        "turn on the kitchen lights tomorrow",
+        "dim the lights at nine p m",
+    ] {
+        let mut device = Device::new();
+        device.talks(&[(text, refused), ("yes", "sorry, i did not understand that")]);
+        assert!(device.state.lights.is_empty(), "{text}");
+    }
+}
