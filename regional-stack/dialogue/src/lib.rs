@@ -30,7 +30,7 @@ pub use command::{
 pub use interpret::{Interpretation, interpret};
 pub use numbers::{read_number, spell, spell_ordinal};
 pub use reply::Reply;
-pub use request::{ClientRequest, client_request};
+pub use request::{ClientRequest, client_request, is_negated};
 pub use skills::act;
 pub use state::{
     Alarm, DialogueState, Due, DueKind, PENDING_MAX, Question, RING_EVERY, RING_SLOWLY_EVERY, RINGS_MAX, Ringing,

@@ -119,11 +119,25 @@ pub struct ClientRequest {
     pub is_requested: bool,
 }
 
+/// Whether `text` negates or excepts something, so that the closest order may be the opposite of what it says.
+pub fn is_negated(text: &str) -> bool {
+    match Request::read(text) {
+        Some(request) => {
+            let words = request.words();
+            lexicon::exception(&words).is_some() || words.iter().any(|word| lexicon::is_negation(word))
+        }
+        // Too long for a request.
+        None => text.split_whitespace().any(|word| {
+            let word = word.to_lowercase().replace('\u{2019}', "'");
+            lexicon::is_negation(word.trim_matches(|letter: char| !letter.is_alphabetic()))
+        }),
+    }
+}
+
 /// Reads `text` as a request; `None` if it wants nothing or contains a negation.
 pub fn client_request(text: &str) -> Option<ClientRequest> {
     let request = Request::read(text)?;
-    let excepts = lexicon::exception(&request.words()).is_some();
-    if excepts || request.words.iter().any(|word| lexicon::is_negation(word)) {
+    if is_negated(text) {
         return None;
     }
     let begins = (request.words.first()).is_some_and(|word| lexicon::begins_a_question(word));

@@ -28,6 +28,9 @@ use crate::{
 /// The assistant reads out the output of a function up to this length: a minute of speech.
 const OUTPUT_CHARS_MAX: usize = 1000;
 
+/// The reply when a client requires a call and the words negate or ask. It is spoken, so it consists of plain words.
+const NO_CALL: &str = "i called no function, because that was no order";
+
 impl Session {
     /// Interprets the words of the response's question, acts, and says the reply. Returns at once while the recognizer is at work.
     pub(super) fn answer(&mut self, now: Moment) {
@@ -68,9 +71,17 @@ impl Session {
         let called = is_sure
             .then(|| tools::choose(offered, choice, words, is_known))
             .flatten();
+        // Then the words forbid a call. The assistant's own skills may have an answer to them.
+        let is_withheld = is_sure && !is_known && choice.is_forced() && !offered.is_empty();
         if let Some(called) = called {
             self.observe(Stage::Nlu, nlu);
             self.call(called);
+            return;
+        }
+        if is_withheld {
+            turn.intent = heard.command.intent().into();
+            self.observe(Stage::Nlu, nlu);
+            self.say(NO_CALL);
             return;
         }
         let is_again = matches!(response.options.question, Some(Question::Again(_)));

@@ -416,6 +416,30 @@ fn a_function_is_called_and_what_comes_of_it_is_said() {
 }
 
 #[test]
+fn a_required_call_is_not_made_for_words_that_forbid_it_and_the_reply_says_so() {
+    let mut session = session();
+    session.on_message(PIZZA, NOW);
+    let required = json!({ "type": "session.update", "session": { "tool_choice": "required" } });
+    tell(&mut session, &required);
+    for words in ["do not order a large pizza", "did you order a large pizza"] {
+        let events = say(&mut session, words, NOW);
+        assert_eq!(
+            reply(&events),
+            "i called no function, because that was no order",
+            "{words}"
+        );
+        assert_eq!(find(&events, "response.done")["response"]["status"], "completed");
+    }
+    let events = say(&mut session, "do not turn on the hall lights", NOW);
+    assert_eq!(reply(&events), "okay, i leave the hall lights as they are");
+    let events = say(&mut session, "order a large pizza", NOW);
+    assert_eq!(
+        find(&events, "response.function_call_arguments.done")["name"],
+        "order_pizza"
+    );
+}
+
+#[test]
 fn a_response_beside_the_conversation_leaves_no_trace_in_it() {
     let mut session = session();
     let events = tell(

@@ -11,14 +11,18 @@ use super::{
 };
 
 /// Chooses the function that the words ask for, if any. `known` means that the assistant has an answer of its own.
+///
+/// A client that requires a call gets none for words that negate, nor an action for a question: "do not turn on the light" would turn
+/// it on.
 pub(in crate::realtime) fn choose(tools: &[Tool], choice: &ToolChoice, words: &str, known: bool) -> Option<Choice> {
     let said = tokens(words);
     let tool = match choice {
         ToolChoice::Never => return None,
-        ToolChoice::Function(name) => tools.iter().find(|tool| tool.name == *name)?,
+        ToolChoice::Function(name) => tools.iter().find(|tool| tool.name == *name && tool.may_follow(words))?,
         ToolChoice::Required => {
+            let fit = tools.iter().filter(|tool| tool.may_follow(words));
             // The first of the best: `max_by_key` would give the last.
-            tools.iter().rev().max_by_key(|tool| tool.score(&said))?
+            fit.rev().max_by_key(|tool| tool.score(&said))?
         }
         ToolChoice::Auto => {
             if known {
@@ -46,6 +50,14 @@ pub(in crate::realtime) fn choose(tools: &[Tool], choice: &ToolChoice, words: &s
 }
 
 impl Tool {
+    /// Whether the function may be called for these words, which need not name it.
+    fn may_follow(&self, words: &str) -> bool {
+        if dialogue::is_negated(words) {
+            return false;
+        }
+        self.reads() || dialogue::client_request(words).is_none_or(|wanted| !wanted.is_question)
+    }
+
     /// Whether the request is for what its name says. A function that finds something out may be asked for it; any other is
     /// called by an order that begins with the name's own first word: "somebody opened the door" orders nothing.
     fn is_wanted(&self, wanted: &dialogue::ClientRequest) -> bool {

@@ -176,6 +176,37 @@ fn the_assistants_own_skills_come_first_unless_the_client_insists() {
 }
 
 #[test]
+fn a_required_call_is_not_made_for_words_that_forbid_it() {
+    let tools = json!([
+        { "type": "function", "name": "turn_on_the_light", "description": "Turns on the light." },
+        { "type": "function", "name": "get_light_state", "description": "Whether the light is on." },
+    ]);
+    let tools = parse(&tools, "session.tools").unwrap();
+    let (acts, reads) = ("turn_on_the_light", "get_light_state");
+    let called = |choice: &ToolChoice, words: &str| choose(&tools, choice, words, false).map(|choice| choice.name);
+    let long = format!("please {} do not turn on the light", "really ".repeat(30));
+    for (words, acting, required) in [
+        ("turn on the light", Some(acts), Some(acts)),
+        ("could you turn on the light", Some(acts), Some(acts)),
+        ("light", Some(acts), Some(acts)),
+        ("do not turn on the light", None, None),
+        ("Don’t turn on the light!", None, None),
+        ("never turn on the light", None, None),
+        ("turn on nothing but the light", None, None),
+        (&long, None, None),
+        ("is the light on", None, Some(reads)),
+        ("did you turn on the light", None, Some(reads)),
+        ("turn on the light?", None, Some(reads)),
+    ] {
+        let named = ToolChoice::Function(acts.to_owned());
+        assert_eq!(called(&named, words).as_deref(), acting, "{words}");
+        assert_eq!(called(&ToolChoice::Required, words).as_deref(), required, "{words}");
+    }
+    let named = ToolChoice::Function(reads.to_owned());
+    assert_eq!(called(&named, "is the light on").as_deref(), Some(reads));
+}
+
+#[test]
 fn what_is_no_tool_is_refused_with_its_place() {
     for (tools, param) in [
         (json!({}), "session.tools"),

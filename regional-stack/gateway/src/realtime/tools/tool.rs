@@ -25,9 +25,9 @@ pub(in crate::realtime) enum ToolChoice {
     #[default]
     Auto,
     Never,
-    /// Always the one that fits best.
+    /// The one that fits best, except for words that forbid it.
     Required,
-    /// Always this one.
+    /// This one, except for words that forbid it.
     Function(String),
 }
 
@@ -93,6 +93,11 @@ impl Tool {
 }
 
 impl ToolChoice {
+    /// Whether the client requires a call.
+    pub(in crate::realtime) fn is_forced(&self) -> bool {
+        matches!(self, Self::Required | Self::Function(_))
+    }
+
     pub(in crate::realtime) fn describe(&self) -> Value {
         match self {
             Self::Auto => json!("auto"),
