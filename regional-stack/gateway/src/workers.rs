@@ -8,8 +8,8 @@ use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
+        Arc, OnceLock,
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -41,6 +41,8 @@ struct Shared<I, O> {
     room: Notify,
     /// Failures since the last success.
     failures: AtomicU32,
+    /// Jobs that were done, well or not, on the threads of each lane.
+    finished: [Arc<AtomicU64>; 2],
     metrics: Metrics,
 }
 
@@ -52,6 +54,7 @@ struct State<I, O> {
 struct Job<I, O> {
     input: I,
     since: Instant,
+    began: Arc<OnceLock<Instant>>,
     reply: oneshot::Sender<Result<O, SpeechError>>,
 }
 
@@ -76,10 +79,10 @@ pub(crate) struct Done<O> {
 /// The reason why a job gave no result.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum JobError {
-    /// The queue is full; safe to retry.
+    /// The queue is full, or the job waited there for most of `limits.engine_max` while others were done; safe to retry.
     #[error("{}", texts::ENGINES_BUSY)]
     Busy,
-    /// No result within `limits.engine_max`; safe to retry.
+    /// No result within `limits.engine_max`, and the engine worked on this job for most of it, or was done with none; safe to retry.
     #[error("{}", texts::ENGINE_LATE)]
     Late,
     /// The engine refused the input or failed.
@@ -92,7 +95,28 @@ pub(crate) enum JobError {
 pub(crate) struct Ticket<O> {
     reply: oneshot::Receiver<Result<O, SpeechError>>,
     since: Instant,
+    began: Arc<OnceLock<Instant>>,
+    others: Progress,
+    limit: Duration,
     deadline: tokio::time::Instant,
+}
+
+/// The jobs that a lane's threads have done since another job began to wait for one.
+#[derive(Debug)]
+struct Progress {
+    finished: Arc<AtomicU64>,
+    before: u64,
+}
+
+impl Progress {
+    /// The reason why a job waited in vain. Work for other callers is no fault of the engine, and a client that returns later finds
+    /// another queue. An engine that finished nothing in the same time hangs.
+    fn reason(&self) -> JobError {
+        match self.finished.load(Ordering::Relaxed) > self.before {
+            true => JobError::Busy,
+            false => JobError::Late,
+        }
+    }
 }
 
 impl<O> Ticket<O> {
@@ -107,7 +131,11 @@ impl<O> Ticket<O> {
             Err(_) => {
                 // A closed channel makes the engine drop the job if it still waits.
                 self.reply.close();
-                Err(JobError::Late)
+                let has_own_time = |began: &Instant| began.elapsed() * 2 >= self.limit;
+                Err(match self.began.get() {
+                    Some(began) if has_own_time(began) => JobError::Late,
+                    _ => self.others.reason(),
+                })
             }
         }
     }
@@ -135,6 +163,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
             wake_bulk: Condvar::new(),
             room: Notify::new(),
             failures: AtomicU32::new(0),
+            finished: Default::default(),
             metrics: metrics.clone(),
         });
         let work = Arc::new(work);
@@ -176,6 +205,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         limit: Duration,
     ) -> Result<Ticket<O>, JobError> {
         let deadline = tokio::time::Instant::now() + limit;
+        let others = self.shared.progress(class.lane());
         loop {
             let mut room = pin!(self.shared.room.notified());
             // From here on no notice of room is missed.
@@ -186,7 +216,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
             }
             if tokio::time::timeout_at(deadline, room).await.is_err() {
                 self.shared.count(JobOutcome::Rejected);
-                return Err(JobError::Late);
+                return Err(others.reason());
             }
         }
     }
@@ -194,6 +224,8 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
     fn try_submit(&self, class: Class, seconds: f32, input: I, limit: Duration) -> Result<Ticket<O>, I> {
         let (reply, receiver) = oneshot::channel();
         let since = Instant::now();
+        let began = Arc::new(OnceLock::new());
+        let others = self.shared.progress(class.lane());
         let lane = class.lane();
         {
             let mut state = self.shared.lock();
@@ -201,7 +233,12 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
                 // Jobs of callers that left must not keep out others.
                 self.shared.drop_abandoned(&mut state);
             }
-            let job = Job { input, since, reply };
+            let job = Job {
+                input,
+                since,
+                began: Arc::clone(&began),
+                reply,
+            };
             state.queue.push(class, seconds, job).map_err(|job| job.input)?;
             self.shared.show_depth(&state);
         }
@@ -209,6 +246,9 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
         Ok(Ticket {
             reply: receiver,
             since,
+            began,
+            others,
+            limit,
             deadline: tokio::time::Instant::now() + limit,
         })
     }
@@ -245,7 +285,7 @@ impl<I: Send + 'static, O: Send + 'static> Workers<I, O> {
 impl<I, O> Shared<I, O> {
     fn run(&self, lane: Lane, work: &(dyn Fn(I) -> Result<O, SpeechError> + Send + Sync)) {
         while let Some((class, job)) = self.next(lane) {
-            let began = Instant::now();
+            let began = *job.began.get_or_init(Instant::now);
             self.observe(class, JobPart::Waiting, began - job.since);
             // A bug or a spoiled model in one job must not cost all other jobs their thread.
             let result = catch_unwind(AssertUnwindSafe(|| work(job.input)))
@@ -259,6 +299,7 @@ impl<I, O> Shared<I, O> {
                 self.failures.store(0, Ordering::Relaxed);
                 self.count(JobOutcome::Done);
             }
+            self.finished[lane as usize].fetch_add(1, Ordering::Relaxed);
             // An error here means that the caller left meanwhile.
             let _ = job.reply.send(result);
         }
@@ -281,6 +322,12 @@ impl<I, O> Shared<I, O> {
             }
             self.wake(lane).wait(&mut state);
         }
+    }
+
+    fn progress(&self, lane: Lane) -> Progress {
+        let finished = Arc::clone(&self.finished[lane as usize]);
+        let before = finished.load(Ordering::Relaxed);
+        Progress { finished, before }
     }
 
     fn wake(&self, lane: Lane) -> &Condvar {
@@ -478,7 +525,7 @@ mod tests {
         assert_eq!(begun.recv().unwrap(), 1);
         let waiting = workers.submit(Class::Bulk, 1.0, 2, LIMIT).unwrap();
         let third = workers.submit_when_room(Class::Bulk, 1.0, 3, Duration::ZERO).await;
-        assert!(matches!(third, Err(JobError::Late)));
+        assert!(matches!(third, Err(JobError::Late)), "the engine did nothing");
         drop((open, running, waiting));
         workers.stop();
     }
@@ -503,10 +550,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_limit_ends_the_wait() {
-        let (workers, open, _begun) = gated(4);
-        let mut ticket = workers.submit(Class::Live, 1.0, 1, Duration::ZERO).unwrap();
-        assert!(matches!(ticket.result().await, Err(JobError::Late)));
+    async fn the_limit_ends_the_wait_and_only_an_engine_at_work_is_late() {
+        let (workers, open, begun) = gated(4);
+        let mut at_work = workers.submit(Class::Bulk, 1.0, 1, Duration::ZERO).unwrap();
+        assert_eq!(begun.recv().unwrap(), 1);
+        let mut behind_it = workers.submit(Class::Bulk, 1.0, 2, LIMIT).unwrap();
+        let mut behind_both = workers.submit(Class::Bulk, 1.0, 3, Duration::ZERO).unwrap();
+        let mut behind_all = workers.submit(Class::Bulk, 1.0, 4, Duration::ZERO).unwrap();
+        assert!(matches!(at_work.result().await, Err(JobError::Late)));
+        // Nothing was done since it began to wait: the engine hangs.
+        assert!(matches!(behind_all.result().await, Err(JobError::Late)));
+        open.send(()).unwrap();
+        assert_eq!(begun.recv().unwrap(), 2);
+        assert!(matches!(behind_both.result().await, Err(JobError::Busy)));
+        open.send(()).unwrap();
+        assert_eq!(behind_it.result().await.unwrap().output, 4);
         open.send(()).unwrap();
         workers.stop();
     }
