@@ -356,6 +356,48 @@ async fn what_was_begun_is_finished_whatever_waits() {
     }
 }
 
+#[tokio::test]
+async fn an_upload_that_only_waited_for_others_blames_no_engine() {
+    let (engines, gate) = held_recognizer();
+    let region = Region::start_with(engines, |limits| {
+        limits.engine_max.0 = Duration::from_secs(1);
+        limits.bulk_workers = 1;
+    })
+    .await;
+    let send = || tokio::spawn(upload(&region, recording("stop")).send());
+    let first = send();
+    region
+        .until_metric("meridian_stack_engine_job_seconds_count{engine=\"asr\",class=\"bulk\",part=\"waiting\"} 1")
+        .await;
+    let others = [send(), send()];
+    region
+        .until_metric("meridian_stack_queue_depth{engine=\"asr\"} 2")
+        .await;
+    gate.send(()).unwrap();
+    assert_eq!(
+        timeout(HANGS_AFTER, first).await.unwrap().unwrap().unwrap().status(),
+        200
+    );
+    // The engine hangs with one of these, and the other waits behind it.
+    let mut told = Vec::new();
+    for other in others {
+        let answer = timeout(HANGS_AFTER, other).await.unwrap().unwrap().unwrap();
+        let status = answer.status().as_u16();
+        assert!(answer.headers().contains_key("retry-after"), "{status}");
+        let body: Value = answer.json().await.unwrap();
+        told.push((status, body["error"]["code"].as_str().unwrap().to_owned()));
+    }
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            (429, "rate_limit_exceeded".to_owned()),
+            (503, "engine_timeout".to_owned())
+        ]
+    );
+    drop(gate);
+}
+
 /// A call as a device makes it, with a detector that finds the turns.
 struct Caller(tokio_tungstenite::WebSocketStream<tokio_tungstenite::MaybeTlsStream<TcpStream>>);
 
