@@ -90,10 +90,13 @@ pub async fn serve(process: daemon::Process, config: Config) -> anyhow::Result<(
             };
             let (looking, stop) = (settings.clone(), stop.clone());
             let store = Etcd::connect(settings).await?;
-            tasks.spawn("etcd's certificates", async move {
-                stop.run_until_cancelled(etcd::look_at_members(looking)).await;
-                Ok(())
-            });
+            // A task that ends would stop the process, and in plain text there is nothing to look at.
+            if looking.tls.is_some() {
+                tasks.spawn("etcd's certificates", async move {
+                    stop.run_until_cancelled(etcd::look_at_members(looking)).await;
+                    Ok(())
+                });
+            }
             (Arc::new(store), lease_ttl)
         }
     };
