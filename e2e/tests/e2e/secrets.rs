@@ -93,7 +93,7 @@ fn random() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-/// The keys in the files of a world: PEM in `*.key`, hex in `*_key = "…"`.
+/// The keys in the files of a world: PEM or hex in `*.key`, hex in `*_key = "…"`.
 fn collect(folder: &Path, secrets: &mut Vec<Secret>) {
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -107,8 +107,11 @@ fn collect(folder: &Path, secrets: &mut Vec<Secret>) {
         let what = path.display();
         match path.extension().and_then(|it| it.to_str()) {
             Some("key") => {
-                let base64: String = text.lines().filter(|line| !line.starts_with('-')).collect();
-                let text = base64.get(PRIVATE_NUMBER).expect("a key in PKCS #8").to_owned();
+                let letters: String = text.lines().filter(|line| !line.starts_with('-')).collect();
+                let text = match text.starts_with('-') {
+                    true => letters.get(PRIVATE_NUMBER).expect("a key in PKCS #8").to_owned(),
+                    false => letters,
+                };
                 secrets.push(Secret {
                     what: what.to_string(),
                     text,
