@@ -3,12 +3,15 @@
 //! The memory moves between regions, and stacks of two releases run side by side during a rollout. So every field added
 //! later has a default and is left out while it is empty, and unknown fields are ignored.
 
+mod zone;
+
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::{Timestamp, Zoned, tz::TimeZone};
 use serde::{Deserialize, Deserializer, Serialize};
 use topology::Moment;
 
+pub use self::zone::{UnknownZone, Zone};
 use crate::{
     command::{self, AlarmChoice, City, ClockTime, Day, DayPart, Room, TimerChoice},
     reply::Reply,
@@ -75,46 +78,6 @@ pub struct DialogueState {
     /// The last turn's action in the assistant's own words, if it had one: "turn off the lights".
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) done: Option<String>,
-}
-
-/// A time zone of the compiled-in IANA database.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Zone(String);
-
-/// The error for a name that no time zone has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct UnknownZone(String);
-
-impl std::fmt::Display for UnknownZone {
-    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(
-            out,
-            "{:?} is no time zone; use a name of the IANA database such as Europe/London",
-            self.0
-        )
-    }
-}
-
-impl std::error::Error for UnknownZone {}
-
-impl Zone {
-    /// The zone called `name`, in upper or lower case.
-    pub fn parse(name: &str) -> Result<Self, UnknownZone> {
-        /// Longest name that is looked up; the longest in the database has 32 characters.
-        const NAME_BYTES_MAX: usize = 64;
-        let unknown = || UnknownZone(name.chars().take(NAME_BYTES_MAX).collect());
-        if name.len() > NAME_BYTES_MAX {
-            return Err(unknown());
-        }
-        let zone = TimeZone::get(name).map_err(|_| unknown())?;
-        Ok(Self(zone.iana_name().unwrap_or(name).to_owned()))
-    }
-
-    /// The zone's IANA name.
-    pub fn name(&self) -> &str {
-        &self.0
-    }
 }
 
 /// A timer that runs or rings.
