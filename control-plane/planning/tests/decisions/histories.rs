@@ -347,7 +347,7 @@ impl Life {
                 let waiting = self.input.memory.actions.get(&action);
                 // One approval in eight is for something older.
                 let shown = waiting
-                    .filter(|_| token % 8 != 0)
+                    .filter(|_| !token.is_multiple_of(8))
                     .and_then(planning::Action::shown_digest);
                 IntentKind::Approve { action, shown }
             }
