@@ -1,4 +1,6 @@
 //! One conversation over the Realtime WebSocket, from the side of a device.
+//!
+//! One file, although it is long: a turn is one loop over events and deadlines, and its parts share what it measured.
 
 use std::{
     fmt, io,

@@ -1,4 +1,6 @@
 //! The Realtime WebSocket, from the device's side.
+//!
+//! One file, although it is long: its stories share one device and its words, and each is a screen.
 
 mod endings;
 
