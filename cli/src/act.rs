@@ -121,7 +121,7 @@ pub(crate) enum Request {
     Approve {
         /// The action, as `meridian status` shows it.
         action: String,
-        /// What you agree to, as the line that asks for a second person names it. If the request would do something else by then, the
+        /// The digest that you agree to, as the line that asks for a second person names it. If the request would do something else by then, the
         /// approval is refused. Without it, the command shows what the request would do now, and asks if it runs in a terminal.
         #[arg(long, value_name = "DIGEST")]
         shown: Option<String>,

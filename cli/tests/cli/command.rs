@@ -160,7 +160,7 @@ fn operators_decide(state_dir: &Path, folder: &Path) {
     let bob = state_dir.join("operators/bob");
     let bob = ["--identity", bob.to_str().unwrap()];
     when_healthy();
-    // What bob read elsewhere is not what waits. Without --shown he reads it here.
+    // The action that waits is not the one that bob read about. Without --shown he reads it here.
     let elsewhere = ["--shown", "0000000000000000"];
     let changed = run(&[&as_bob[..], &bob, &elsewhere].concat(), 3, "shown-changed");
     assert!(changed.contains("meridian approve move-2 --shown "), "{changed}");

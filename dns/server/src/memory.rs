@@ -1,4 +1,4 @@
-//! What a name server remembers over its restart beside the last good plan: the edges that are on their way back. A small file; losing it
+//! The memory of a name server over its restart, beside the last good plan: the edges that are on their way back. A small file; losing it
 //! only gives such an edge its clients at once.
 
 use std::{

@@ -127,7 +127,7 @@ impl Sockets {
     }
 }
 
-/// What answers are compiled from, and the memory that they leave.
+/// The input of the compilation of answers, and the memory that they leave.
 #[derive(Debug)]
 pub struct Feeds {
     /// The plans.
@@ -136,7 +136,7 @@ pub struct Feeds {
     pub measurements: watch::Receiver<Measured>,
     /// The places of clients.
     pub places: watch::Receiver<Arc<Geography>>,
-    /// What has to outlive a restart.
+    /// The state that has to outlive a restart.
     pub memory: watch::Sender<Memory>,
 }
 

@@ -327,7 +327,7 @@ async fn kdig_asks_over_tls_and_verifies_the_certificate() {
     assert!(tokio::net::TcpStream::connect(server).await.is_err());
 }
 
-/// What dnsviz says of a server.
+/// The findings of dnsviz about a server.
 async fn dnsviz(server: SocketAddr, folder: &Path) -> String {
     let server = format!(
         "voice.meridian.test+:ns1.voice.meridian.test={}:{}",

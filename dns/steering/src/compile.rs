@@ -112,7 +112,7 @@ impl Steering {
         self.last_good.clone_from(&memory.last_good);
     }
 
-    /// What it has to remember over a restart beside the last good plan.
+    /// The state to remember over a restart beside the last good plan.
     pub fn memory(&self) -> Memory {
         let (states, since) = self.returning.memory();
         Memory {

@@ -1,4 +1,4 @@
-//! What a signer remembers, and when it signs again. Tools of others check the signatures themselves (`tests/probes.rs`).
+//! The memory of a signer, and when it signs again. Tools of others check the signatures themselves (`tests/probes.rs`).
 
 use std::{os::unix::fs::PermissionsExt as _, path::Path, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What a process wrote into its log. For tests in a process of their own.
+//! The lines that a process wrote into its log. For tests in a process of their own.
 
 use std::{io, sync::Arc};
 
